@@ -1,0 +1,3 @@
+from proxylib.cli import app
+
+app(prog_name="proxylib")

@@ -1,0 +1,228 @@
+"""Simulated handwriting: KanjiVG's stroke paths, drawn by a seeded pen. Made offline in seconds.
+
+Stroke data: KanjiVG, copyright Ulrich Apel and contributors, CC BY-SA 3.0 (package `kanjivg`).
+"""
+
+import functools
+import importlib.metadata
+import unicodedata
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from svg.path import parse_path
+
+from proxylib.caching import cached, code_fingerprint
+from proxylib.datasets.base import Dataset, check
+
+CREDIT = "Stroke data: KanjiVG, © Ulrich Apel and contributors, CC BY-SA 3.0"
+N_TUNING_POOL = 400  # kanji set aside for choosing settings, whatever else is asked for
+
+# Standard deviations of the pen at distortion 1; lengths in units of the image's side.
+ROTATION, SHEAR, SCALE, SHIFT = 0.12, 0.24, 0.144, 0.06  # whole character
+STROKE_ROTATION, STROKE_SCALE, STROKE_SHIFT, END_JITTER = 0.12, 0.144, 0.03, 0.024  # per stroke
+ELASTIC = 0.042  # smooth warp of the paper
+PEN_WIDTH = (0.5, 0.95)  # range of the pen's Gaussian σ, in pixels of a 32-pixel image
+MARGIN = 0.08  # free border around an undistorted character
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """One character as points along its strokes, at equal distances.
+
+    Attributes:
+        points: (M, 2) float64, x and y in 0 … 1.
+        stroke: (M,) int64, the stroke that each point belongs to.
+        position: (M,) float64, −1 at the stroke's start … 1 at its end.
+        centre: (S, 2) float64, the mean point of each stroke.
+    """
+
+    points: np.ndarray
+    stroke: np.ndarray
+    position: np.ndarray
+    centre: np.ndarray
+
+
+SPACING = 1 / 64  # distance of neighbouring points: half a pixel of a 32-pixel image
+
+
+def _folder() -> Path:
+    return Path(str(importlib.metadata.distribution("kanjivg").locate_file("kanji")))
+
+
+@functools.cache
+def characters(subset: str) -> tuple[str, ...]:
+    """All characters that a subset can draw from; the three subsets are disjoint.
+
+    `"study"` and `"tuning"` are kanji (U+4E00 … U+9FFF) of 4 to 14 strokes in a fixed random
+    order; `"other"` holds Latin letters, digits, kana and radicals in code-point order.
+    """
+    kanji, other = [], []
+    for file in sorted(_folder().glob("?????.svg")):
+        character = chr(int(file.stem, 16))
+        if "\u4e00" <= character <= "\u9fff":
+            if 4 <= file.read_bytes().count(b"<path ") <= 14:
+                kanji.append(character)
+        elif not (name := unicodedata.name(character, "")).startswith(("CJK C", "CJK U")) and (
+            character.isalnum() or name.startswith("CJK RADICAL")
+        ):
+            other.append(character)
+    order = np.random.default_rng(0).permutation(len(kanji))
+    pool = {
+        "study": [kanji[i] for i in order[:-N_TUNING_POOL]],
+        "tuning": [kanji[i] for i in order[-N_TUNING_POOL:]],
+        "other": other,
+    }
+    if subset not in pool:
+        raise ValueError(f"subset={subset!r}: expected one of {', '.join(map(repr, pool))}")
+    return tuple(pool[subset])
+
+
+@functools.cache
+def read_strokes(character: str) -> Strokes:
+    """The stroke paths of one character.
+
+    Raises:
+        ValueError: KanjiVG has no such character.
+    """
+    file = _folder() / f"{ord(character):05x}.svg"
+    if not file.exists():
+        raise ValueError(f"KanjiVG has no character {character!r} (U+{ord(character):04X})")
+    points, strokes, positions, centres = [], [], [], []
+    root = ElementTree.parse(file).getroot()
+    for path in root.iter("{http://www.w3.org/2000/svg}path"):
+        segments = parse_path(path.attrib["d"])[1:]  # the first one only moves the pen
+        dense = np.array([s.point(t) for s in segments for t in np.linspace(0, 1, 9)])
+        length = np.concatenate([[0], np.abs(np.diff(dense)).cumsum()]) / 109  # the SVG's side
+        count = max(2, round(length[-1] / SPACING) + 1)
+        at = np.linspace(0, length[-1], count)
+        xy = np.stack([np.interp(at, length, part) / 109 for part in (dense.real, dense.imag)], 1)
+        strokes.append(np.full(count, len(centres)))
+        positions.append(np.linspace(-1, 1, count))
+        centres.append(xy.mean(0))
+        points.append(xy)
+    return Strokes(
+        np.concatenate(points),
+        np.concatenate(strokes),
+        np.concatenate(positions),
+        np.array(centres),
+    )
+
+
+def draw(
+    character: str,
+    instances: range,
+    size: int = 32,
+    distortion: float = 1.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Images of one character, dark ink on white paper, antialiased.
+
+    Image i depends on (character, i, size, distortion, seed) only, never on how many are drawn.
+    Normal deviates are clipped at ±2σ, so that no image is beyond recognition.
+
+    Returns:
+        (len(instances), size, size) uint8.
+    """
+    s = read_strokes(character)
+    n_strokes = len(s.centre)
+    deviates, pens = [], []
+    for i in instances:
+        rng = np.random.default_rng((seed, ord(character), i))
+        deviates.append(rng.standard_normal(6 + 32 + 9 * n_strokes))
+        pens.append(rng.uniform(*PEN_WIDTH))
+    z = distortion * np.clip(np.array(deviates), -2, 2)
+    whole, paper, per_stroke = z[:, :6], z[:, 6:38], z[:, 38:].reshape(len(z), n_strokes, 9)
+
+    # Each stroke turns and stretches around its centre, moves, and its ends wander.
+    turn = _affine(
+        STROKE_ROTATION * per_stroke[..., 0],
+        np.zeros(1),
+        np.exp(STROKE_SCALE * per_stroke[..., 1:3]),
+    )[:, s.stroke]
+    moved = s.centre + STROKE_SHIFT * per_stroke[..., 3:5]
+    start, end = per_stroke[:, s.stroke, 5:7], per_stroke[:, s.stroke, 7:9]
+    t = (s.position[:, None] + 1) / 2
+    xy = np.einsum("nmij,mj->nmi", turn, s.points - s.centre[s.stroke]) + moved[:, s.stroke]
+    xy = xy + END_JITTER * ((1 - t) * start + t * end)
+
+    # The paper warps: four low-frequency waves a direction.
+    waves = np.stack(
+        [np.cos(np.pi * (i * xy[..., 0] + j * xy[..., 1])) for i in range(4) for j in range(4)], -1
+    )
+    fade = np.array([1 / (1 + i + j) for i in range(4) for j in range(4)])
+    fade = fade / np.linalg.norm(fade)
+    xy = xy + ELASTIC * np.einsum("nmw,w,nwc->nmc", waves, fade, paper.reshape(-1, 16, 2))
+
+    # The whole character turns, shears, stretches and moves on the sheet.
+    whole_affine = _affine(
+        ROTATION * whole[:, 0], SHEAR * whole[:, 1], np.exp(SCALE * whole[:, 2:4])
+    )
+    xy = (1 - 2 * MARGIN) * np.einsum("nij,nmj->nmi", whole_affine, xy - 0.5) + 0.5
+    xy = xy + SHIFT * whole[:, None, 4:6]
+
+    # Ink is the line integral of a Gaussian pen; it factorises over rows and columns.
+    width = np.array(pens, dtype=np.float32)[:, None, None] / 32
+    pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
+    xy = xy.astype(np.float32)
+    column, row = (np.exp(-0.5 * ((xy[..., c, None] - pixel) / width) ** 2) for c in (0, 1))
+    ink = np.swapaxes(row, 1, 2) @ column * SPACING / (width * (2 * np.pi) ** 0.5)
+    return np.round(255 * np.exp(-3.0 * ink)).astype(np.uint8)
+
+
+def _affine(angle: np.ndarray, shear: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Matrices (…, 2, 2): scale, then shear along x, then rotate. Angles in radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotate = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    one, zero = np.ones_like(shear), np.zeros_like(shear)
+    sheared = np.stack([np.stack([one, shear], -1), np.stack([zero, one], -1)], -2)
+    return rotate @ sheared * scale[..., None, :]
+
+
+def load(
+    subset: str = "study",
+    n_classes: int | None = None,
+    n_images: int = 16,
+    size: int = 32,
+    distortion: float = 1.0,
+    seed: int = 0,
+) -> Dataset:
+    """Drawn characters as a data set, classes in code-point order; kept in the cache.
+
+    Args:
+        subset: `"study"`, `"tuning"` (kanji the study never tests on) or `"other"` (Latin
+            letters, digits, kana and radicals, for pre-training). No character is in two.
+        n_classes: number of characters; default 400 kanji, or all of `"other"`.
+        n_images: images a character, at least 2.
+        size: side of the square images in pixels, at least 8.
+        distortion: strength of all deviations of the pen, 0 … 2; at 2 most are unreadable.
+        seed: another seed draws other images of the same characters.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+    available = characters(subset)
+    if n_classes is None:
+        n_classes = len(available) if subset == "other" else 400
+    for name, value, low, high in (
+        ("n_classes", n_classes, 2, len(available)),
+        ("n_images", n_images, 2, 100_000),
+        ("size", size, 8, 1024),
+        ("distortion", distortion, 0, 2),
+        ("seed", seed, 0, 2**63),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"kanji: {name}={value}, expected {low} … {high} (subset={subset!r})")
+    chosen = tuple(sorted(available[:n_classes]))
+    version = importlib.metadata.version("kanjivg") + code_fingerprint("datasets/kanji.py")
+    images = cached(_draw_all, chosen, n_images, size, float(distortion), seed, version)
+    labels = torch.arange(n_classes).repeat_interleave(n_images)
+    return check(Dataset("kanji", torch.from_numpy(images)[:, None], labels, chosen, CREDIT))
+
+
+def _draw_all(
+    chosen: tuple[str, ...], n_images: int, size: int, distortion: float, seed: int, version: str
+) -> np.ndarray:
+    return np.concatenate([draw(c, range(n_images), size, distortion, seed) for c in chosen])
