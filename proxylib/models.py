@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """A small network for training from scratch: 4 × [3×3 conv, batch norm, ReLU, max-pool], linear.
+    """A small network to train from scratch: 4 × [3×3 conv, batch norm, ReLU, max-pool], linear.
 
     Args:
         channels: 1 or 3, of the images.

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from proxylib.datasets import Dataset
 
@@ -50,6 +50,7 @@ def random_affine(
     images: Tensor,
     generator: torch.Generator,
     degrees: float = 10.0,
+    shear: float = 0.0,
     scale: float = 0.1,
     shift: float = 0.08,
 ) -> Tensor:
@@ -57,17 +58,19 @@ def random_affine(
 
     Args:
         images: (B, C, H, W) uint8 or float.
-        degrees, scale, shift: standard deviations of the turn, of the log of the stretch along
-            each axis, and of the move in units of the image's side. All are cut at 2σ.
+        degrees, shear, scale, shift: standard deviations of the turn, of the slant (tangent), of
+            the log of the stretch along each axis, and of the move in units of the image's side.
+            All are cut at 2σ.
 
     Returns:
         (B, C, H, W) float32.
     """
-    z = torch.randn(len(images), 5, generator=generator).clamp(-2, 2)
-    angle, stretch = z[:, 0] * (degrees * torch.pi / 180), torch.exp(scale * z[:, 1:3])
+    z = torch.randn(len(images), 6, generator=generator).clamp(-2, 2)
+    angle, slant = z[:, 0] * (degrees * torch.pi / 180), shear * z[:, 1]
     cos, sin = angle.cos(), angle.sin()
-    rotate = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-    theta = torch.cat([rotate * stretch[:, None, :], 2 * shift * z[:, 3:, None]], 2)
+    turned = torch.stack([cos, slant * cos - sin, sin, slant * sin + cos], 1).view(-1, 2, 2)
+    stretched = turned * torch.exp(scale * z[:, None, 2:4])
+    theta = torch.cat([stretched, 2 * shift * z[:, 4:, None]], 2)
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
