@@ -99,7 +99,7 @@ def gallery(
     rows, k = neighbors.shape
     hits = None if labels is None else dataset.labels[neighbors] == labels[:, None]
     fig, axes = plt.subplots(
-        rows, k + 1, figsize=(1.05 * (k + 1), 1.3 * rows), squeeze=False, layout="constrained"
+        rows, k + 1, figsize=(1.05 * (k + 1), 1.3 * rows + 0.3), squeeze=False, layout="constrained"
     )
     for r in range(rows):
         _show(axes[r][0], images[r])

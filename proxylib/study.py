@@ -146,7 +146,7 @@ def run_notebooks(
                 parameters={**values, "out": str(out)},
                 kernel_name="python3",
                 progress_bar=progress,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+                extra_arguments=["--IPKernelApp.log_level=50"],  # say nothing of its own
             )
         except PapermillExecutionError as error:
             failed.append(path.stem)

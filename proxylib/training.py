@@ -49,10 +49,10 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
 def random_affine(
     images: Tensor,
     generator: torch.Generator,
-    degrees: float = 10.0,
-    shear: float = 0.0,
-    scale: float = 0.1,
-    shift: float = 0.08,
+    degrees: float = 7.0,
+    shear: float = 0.2,
+    scale: float = 0.15,
+    shift: float = 0.06,
 ) -> Tensor:
     """Each image of the batch turned, stretched and moved at random; the border is continued.
 
