@@ -452,3 +452,16 @@ def test_errors_of_statistics():
         bound_statistics(points, labels[1:], proxies, assignment)
     with pytest.raises(ValueError, match="embeddings: expected finite vectors"):
         bound_statistics(points * torch.tensor([0.0]), labels, proxies, assignment)
+
+
+def test_the_refused_cases_are_false():
+    # Proxies equal to their points, so ε = 0 and the constants are 0; α = 2, then M = −1.
+    d_pos, d_neg = torch.tensor([1.0]), torch.tensor([[0.5, 2.0]])
+    alpha = 2.0
+    nca = alpha * nca_loss(d_pos / alpha, d_neg / alpha) + (1 - alpha) * math.log(2)
+    assert nca_loss(d_pos, d_neg) > nca + 0.05
+    hinge = alpha * triplet_loss(d_pos / alpha, d_neg / alpha, 0.6) + (1 - alpha) * 0.6
+    assert (triplet_loss(d_pos, d_neg, 0.6) > hinge + 0.05).any()
+    alpha, margin = 0.5, -1.0
+    hinge = alpha * triplet_loss(d_pos / alpha, d_neg / alpha, margin) + (1 - alpha) * margin
+    assert (triplet_loss(d_pos, d_neg, margin) > hinge + 0.05).all()

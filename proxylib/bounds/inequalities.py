@@ -95,7 +95,7 @@ def ranking_bound(
 ) -> Bound:
     """|{d(x,y) − d(x,z)} − {d(x,p_y) − d(x,p_z)}| ≤ constant, for each triplet.
 
-    Patent section "Proxy Ranking Loss", paper section 3.3. The printed 2ε is the triangle
+    Patent section 2.3, paper section 3.3. The printed 2ε is the triangle
     inequality: right for the unsquared distance with ε = max ‖·‖, wrong for ‖·‖² (4√ε).
 
     Args:

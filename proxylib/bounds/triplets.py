@@ -87,7 +87,7 @@ def proxy_errors(
 
     Example:
         >>> proxy_errors(torch.eye(2), torch.tensor([[2.0, 0.0]]), torch.tensor([0, 0]))
-        tensor([0., 2.], dtype=torch.float64)
+        tensor([0.0000, 2.0000], dtype=torch.float64)
     """
     if normalize:
         points, proxies = unit(points), unit(proxies, "proxies")
@@ -122,7 +122,7 @@ def gather_triplets(
 def all_triplets(labels: Tensor) -> Tensor:
     """Every triplet (T, 3) int64 of points x, y ≠ x of one label and z of another. Small sets only.
 
-    With n points in k equal classes T = n²(n−k)(k−1)/k² (patent, "Convergence"): O(n³).
+    With n points in k equal classes T = n²(n−k)(k−1)/k², O(n³), as the patent says.
 
     Args:
         labels: (N,) int64.
