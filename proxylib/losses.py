@@ -42,6 +42,33 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
     return distance if squared else distance.clamp_min(1e-12).sqrt()
 
 
+def ranking_loss(d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Ranking: H(d(x, y) − d(x, z)) with H(0) = 0, so a tie is no error (patent Eq. 2).
+
+    Args:
+        d_pos: (B,); d_neg: (B, K); mask: (B, K) bool, which candidates are negatives; None = all.
+
+    Returns:
+        (B, K), 0 or 1; 0 where masked.
+    """
+    loss = (d_pos[:, None] > d_neg).to(d_neg.dtype)
+    return loss if mask is None else loss * mask
+
+
+def triplet_loss(d_pos: Tensor, d_neg: Tensor, margin: float, mask: Tensor | None = None) -> Tensor:
+    """Hinge: [d(x, y) + M − d(x, z)]₊ (patent Eq. 3).
+
+    Args:
+        d_pos: (B,); d_neg: (B, K); mask: (B, K) bool, which candidates are negatives; None = all.
+        margin: M, in units of the distance.
+
+    Returns:
+        (B, K); 0 where masked.
+    """
+    loss = (d_pos[:, None] + margin - d_neg).clamp_min(0)
+    return loss if mask is None else loss * mask
+
+
 def nca_loss(
     d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, include_positive: bool = False
 ) -> Tensor:
