@@ -1,13 +1,18 @@
 """The registry of methods: from a name to an objective with its batches and settings."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet
+from proxylib.baselines import (
+    BatchObjective,
+    InstanceLoss,
+    LiftedStructure,
+    NPairs,
+    SemiHardTriplet,
+)
 from proxylib.objectives import Dynamic, Objective, ProxyLoss
 from proxylib.proxies import assign_random, assign_static
 from proxylib.samplers import draw_triplets
@@ -16,12 +21,13 @@ from proxylib.struct_clust import StructClust
 
 @dataclass(frozen=True)
 class Method:
-    """How to train by a method. Whatever is not given in a run comes from here.
+    """How to train by a method. Whatever a run does not say comes from here.
 
     Attributes:
         label: name for figures and tables.
         build: (labels, dim, generator, **options) → objective.
-        options: keyword arguments of `build` that differ from its own defaults.
+        options: every option there is, with its default; `build_proxy_loss` and the objective
+            classes say what they mean.
         lr, proxy_lr: learning rates of the network and of the proxies.
         batch_size: embedded points per step.
         normalize: bring embeddings to unit length at evaluation.
@@ -29,21 +35,11 @@ class Method:
 
     label: str
     build: Callable[..., Objective]
-    options: dict[str, object] = field(default_factory=dict)
+    options: Mapping[str, object]
     lr: float = 1e-3
     proxy_lr: float = 0.1
     batch_size: int = 32
     normalize: bool = True
-
-    def defaults(self) -> dict[str, object]:
-        """All options that `objective` takes, with their values if not given."""
-        parameters = [
-            *inspect.signature(self.build).parameters.values(),
-            # What a builder passes on as **options.
-            *(_PROXY_OPTIONS if self.build is build_proxy_loss else ()),
-        ]
-        given = {p.name: p.default for p in parameters if p.default is not p.empty}
-        return {**given, **self.options}
 
 
 def build_proxy_loss(
@@ -51,14 +47,14 @@ def build_proxy_loss(
     dim: int,
     generator: torch.Generator,
     *,
-    ratio: float = 1.0,
-    assignment: str = "static",
-    n_triplets: int = 0,
-    n_triplet_negatives: int = 32,
-    reassign_every: int = 100,
-    start: str = "nearest",
-    proxies_from_embeddings: bool = False,
-    restart_every: int = 0,
+    ratio: float,
+    assignment: str,
+    n_triplets: int,
+    n_triplet_negatives: int,
+    reassign_every: int,
+    start: str,
+    proxies_from_embeddings: bool,
+    restart_every: int,
     **options,
 ) -> ProxyLoss:
     """A proxy objective for labelled training points.
@@ -93,43 +89,75 @@ def build_proxy_loss(
         )
     if n_triplets:
         triplets = draw_triplets(labels, n_triplets, n_triplet_negatives, generator)
-        supervision = {"triplets": triplets}
+        options["triplets"] = triplets
     else:
-        supervision = {"labels": labels}
-    return ProxyLoss(
-        vector, dim, generator, n_proxies=n_proxies, dynamic=dynamic, **supervision, **options
-    )
+        options["labels"] = labels
+    return ProxyLoss(vector, dim, generator, n_proxies=n_proxies, dynamic=dynamic, **options)
 
 
-_PROXY_OPTIONS = [
-    p
-    for p in inspect.signature(ProxyLoss).parameters.values()
-    if p.name not in ("labels", "triplets", "n_proxies", "dynamic")
-]
+def _over_batches(objective: type[BatchObjective]) -> Callable[..., Objective]:
+    """A tuple method has no width to know and nothing random inside."""
+    return lambda labels, dim, generator, **options: objective(labels, **options)
 
 
-def _of_batches(objective: type[Objective]) -> Callable[..., Objective]:
-    """A builder for a tuple method: no width to know, nothing random inside."""
-
-    def build(labels: Tensor, dim: int, generator: torch.Generator, **options) -> Objective:
-        return objective(labels, **options)
-
-    build.__signature__ = inspect.signature(objective)
-    return build
-
-
+_PROXY = {
+    "loss": "nca",
+    "margin": 1.0,
+    "embedding_norm": 3.0,
+    "proxy_norm": 3.0,
+    "squared": True,
+    "include_positive": False,
+    "drop_positive": False,
+    "n_negatives": None,
+    "ratio": 1.0,
+    "assignment": "static",
+    "n_triplets": 0,
+    "n_triplet_negatives": 32,
+    "reassign_every": 100,
+    "start": "nearest",
+    "proxies_from_embeddings": False,
+    "restart_every": 0,
+}
+_INSTANCE = {
+    "loss": "nca",
+    "margin": 1.0,
+    "include_positive": False,
+    "squared": True,
+    "per_class": 4,
+    "embedding_norm": 3.0,
+}
 METHODS: dict[str, Method] = {
-    "proxy_nca": Method("Proxy-NCA", build_proxy_loss),
-    "proxy_triplet": Method("Proxy-Triplet", build_proxy_loss, {"loss": "triplet"}, proxy_lr=1e-2),
-    "npairs": Method("N-pairs", _of_batches(NPairs)),
-    "struct_clust": Method("Struct Clust", _of_batches(StructClust)),
-    "lifted": Method("Lifted structure", _of_batches(LiftedStructure), lr=2e-3),
-    "semihard": Method("Triplet semi-hard", _of_batches(SemiHardTriplet)),
-    "nca": Method("NCA", _of_batches(InstanceLoss)),
+    "proxy_nca": Method("Proxy-NCA", build_proxy_loss, _PROXY),
+    "proxy_triplet": Method(
+        "Proxy-Triplet", build_proxy_loss, {**_PROXY, "loss": "triplet"}, proxy_lr=1e-2
+    ),
+    "npairs": Method("N-pairs", _over_batches(NPairs), {"l2": 0.02, "embedding_norm": None}),
+    "struct_clust": Method(
+        "Struct Clust",
+        _over_batches(StructClust),
+        {
+            "gamma": 1.0,
+            "gamma_decay": 0.94,
+            "decay_steps": 100,
+            "swaps": 2,
+            "per_class": 4,
+            "embedding_norm": 1.0,
+        },
+    ),
+    "lifted": Method(
+        "Lifted structure",
+        _over_batches(LiftedStructure),
+        {"margin": 1.0, "per_class": 4, "embedding_norm": None},
+        lr=2e-3,
+    ),
+    "semihard": Method(
+        "Triplet semi-hard", _over_batches(SemiHardTriplet), {"margin": 0.2, "per_class": 4}
+    ),
+    "nca": Method("NCA", _over_batches(InstanceLoss), _INSTANCE),
     "contrastive": Method(
         "Contrastive",
-        _of_batches(InstanceLoss),
-        {"loss": "contrastive", "squared": False, "embedding_norm": 1.0},
+        _over_batches(InstanceLoss),
+        {**_INSTANCE, "loss": "contrastive", "squared": False, "embedding_norm": 1.0},
     ),
 }
 
@@ -144,7 +172,7 @@ def build_objective(
         labels: (N,) int64 labels of the training points.
         dim: D, width of the embedding.
         generator: source of everything random in it.
-        options: see `METHODS[method].defaults()`.
+        options: those of `METHODS[method].options` that shall differ.
 
     Raises:
         ValueError: an unknown method or option, or a value out of its range.
@@ -155,9 +183,9 @@ def build_objective(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
-    known = METHODS[method].defaults()
+    known = METHODS[method].options
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(
             f"{method} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    return METHODS[method].build(labels, dim, generator, **{**METHODS[method].options, **options})
+    return METHODS[method].build(labels, dim, generator, **{**known, **options})

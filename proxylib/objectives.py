@@ -67,7 +67,7 @@ class Dynamic:
             the sphere, where few of the proxies scattered all over it are anybody's nearest.
         restart_every: steps between restarts of proxies that no point is assigned to, 0 = never.
             Nobody's proxy gets no gradient, so it would stay so for ever. It moves to the
-            embedding of a random point of the batch, which is assigned to it.
+            embedding of a random point of the last batch, which is assigned to it.
     """
 
     reassign_every: int = 100
@@ -160,7 +160,7 @@ class ProxyLoss(Objective):
         self.register_buffer("triplets", triplets)
         self.register_buffer("exclusive", None)
         self.register_buffer("without_negative", torch.tensor(0))
-        self.restarting = False
+        self.last_batch = None  # (embeddings, anchors), where dead proxies restart
         if triplets is not None:
             check_triplets(triplets, len(assignment))
         self._assigned()
@@ -173,17 +173,24 @@ class ProxyLoss(Objective):
         return anchor_batches(self.labels.cpu(), batch_size, generator)
 
     def before_step(self, step: int, embed: Callable[[], Tensor]) -> None:
-        """Initial assignment (1002, 1004) and re-assignment of all points (1016)."""
+        """Initial assignment (1002, 1004); restarts; re-assignment of all points (1016)."""
         if (dynamic := self.dynamic) is None:
             return
-        self.restarting = dynamic.restart_every and step % dynamic.restart_every == 0
-        if step == 1 and (dynamic.proxies_from_embeddings or dynamic.start == "nearest"):
-            embeddings = embed()
-            if dynamic.proxies_from_embeddings:
-                self._restart(torch.arange(self.n_proxies), embeddings)
-            if dynamic.start == "nearest":
-                self.reassign(embeddings)
-        elif step > 1 and dynamic.reassign_every and (step - 1) % dynamic.reassign_every == 0:
+        if step == 1:
+            if dynamic.proxies_from_embeddings or dynamic.start == "nearest":
+                embeddings = embed()
+                if dynamic.proxies_from_embeddings:
+                    self._restart(torch.arange(self.n_proxies), embeddings)
+                if dynamic.start == "nearest":
+                    self.reassign(embeddings)
+            return
+        if dynamic.restart_every and (step - 1) % dynamic.restart_every == 0:
+            embeddings, anchors = self.last_batch
+            used = self.assignment.bincount(minlength=self.n_proxies)
+            dead = (used == 0).nonzero().flatten()[: len(anchors)]
+            self.assignment[anchors[self._restart(dead, embeddings)]] = dead
+            self._assigned()
+        if dynamic.reassign_every and (step - 1) % dynamic.reassign_every == 0:
             self.reassign(embed())
 
     @torch.no_grad()
@@ -236,7 +243,9 @@ class ProxyLoss(Objective):
         has_negative = mask.any(1)
         self.without_negative += (~has_negative).sum()
         if self.dynamic is not None:
-            self._follow(embeddings, distances, anchors)
+            self.assignment[anchors] = distances.detach().argmin(1)
+            self._assigned()
+            self.last_batch = embeddings.detach(), anchors
         return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
 
     def metrics(self) -> dict[str, float]:
@@ -245,17 +254,6 @@ class ProxyLoss(Objective):
         without = self.without_negative.item()
         self.without_negative.zero_()
         return {"proxies_in_use": used.sum().item(), "anchors_without_negative": without}
-
-    @torch.no_grad()
-    def _follow(self, embeddings: Tensor, distances: Tensor, anchors: Tensor) -> None:
-        """The batch's points go to their nearest proxies, dead proxies to the batch's points."""
-        self.assignment[anchors] = distances.argmin(1)
-        if self.restarting:
-            used = self.assignment.bincount(minlength=self.n_proxies)
-            dead = (used == 0).nonzero().flatten()[: len(anchors)]
-            chosen = self._restart(dead, embeddings)
-            self.assignment[anchors[chosen]] = dead
-        self._assigned()
 
     @torch.no_grad()
     def _restart(self, which: Tensor, embeddings: Tensor) -> Tensor:
