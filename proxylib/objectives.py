@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from proxylib.losses import LOSSES, anchor_loss, pairwise_distance, rescale
 from proxylib.proxies import (
+    SHARED,
     UNUSED,
     assign_nearest,
     check_assignment,
@@ -238,7 +239,8 @@ class ProxyLoss(Objective):
             chosen, mask = sample_negatives(mask, self.n_negatives, self.generator)
             d_neg = distances.gather(1, chosen)
             if self.loss == "nca":  # each one drawn stands for available / drawn of them
-                d_neg = d_neg - (available / mask.sum(1, keepdim=True).clamp_min(1)).log()
+                drawn = mask.sum(1, keepdim=True)
+                d_neg = d_neg - (available.clamp_min(1) / drawn.clamp_min(1)).log()
         losses = anchor_loss(self.loss, d_pos, d_neg, mask, self.margin, self.include_positive)
         has_negative = mask.any(1)
         self.without_negative += (~has_negative).sum()
@@ -283,7 +285,8 @@ class ProxyLoss(Objective):
         most = self.n_proxies
         if self.dynamic is None:  # else the number changes, and an anchor takes what there is
             own = self.exclusive[self.exclusive >= 0].bincount(minlength=1)
-            most = int((self.exclusive != UNUSED).sum() - own.max()) - self.drop_positive
+            most = int((self.exclusive != UNUSED).sum() - own.max())
+            most -= self.drop_positive and bool((self.exclusive == SHARED).any())
         if not 1 <= self.n_negatives <= most:
             raise ValueError(
                 f"n_negatives={self.n_negatives}: expected 1 … {most}, the negative proxies that "

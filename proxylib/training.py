@@ -159,17 +159,22 @@ def _pretrain(
     data = load("kanji", subset="other", n_images=40, size=size)
     images = data.images.expand(-1, channels, -1, -1)
     data = dataclasses.replace(data, images=images)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
-        objective = Classification(data.labels, dim)
-    train(
-        model,
-        objective,
-        data,
-        torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
-        steps=steps,
-        batch_size=32,
-        generator=torch.Generator().manual_seed(0),
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # only then does it repeat bit for bit
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
+            objective = Classification(data.labels, dim)
+        train(
+            model,
+            objective,
+            data,
+            torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
+            steps=steps,
+            batch_size=32,
+            generator=torch.Generator().manual_seed(0),
+        )
+    finally:
+        torch.set_num_threads(threads)
     return model.state_dict()

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from proxylib import training
 from proxylib.datasets import Dataset
 from proxylib.methods import METHODS, build_objective
 from proxylib.models import ConvNet
-from proxylib.training import train
+from proxylib.training import pretrained_model, train
 
 LABELS = torch.arange(10).repeat_interleave(4)
 
@@ -90,6 +91,17 @@ def test_batch_norm_centres_the_embedding():
     embeddings = model(images)
     torch.testing.assert_close(embeddings.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
     torch.testing.assert_close(embeddings.var(0, correction=0), torch.ones(8), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("channels", "batch_norm"), [(1, False), (3, True)])
+def test_pretrained_start_is_made_once(channels, batch_norm, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYLIB_HOME", str(tmp_path))
+    first = pretrained_model(channels, 16, 8, batch_norm, steps=2)
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = pretrained_model(channels, 16, 8, batch_norm, steps=2)
+    images = torch.full((2, channels, 16, 16), 99, dtype=torch.uint8)
+    assert torch.equal(first.eval()(images), again.eval()(images))
+    assert not torch.equal(first.embedding.weight, ConvNet(channels, 16, 8).embedding.weight)
 
 
 @pytest.mark.parametrize("method", METHODS)
