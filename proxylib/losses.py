@@ -42,31 +42,88 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
     return distance if squared else distance.clamp_min(1e-12).sqrt()
 
 
+def _check(d_pos: Tensor, d_neg: Tensor, mask: Tensor | None) -> None:
+    if d_pos.ndim != 1 or d_neg.ndim != 2 or len(d_pos) != len(d_neg):
+        raise ValueError(
+            f"expected d_pos (B,) and d_neg (B, K), got {tuple(d_pos.shape)} and "
+            f"{tuple(d_neg.shape)}"
+        )
+    if mask is not None and (mask.shape != d_neg.shape or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask: expected {tuple(d_neg.shape)} bool, got {tuple(mask.shape)} {mask.dtype}"
+        )
+
+
 def ranking_loss(d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Ranking: H(d(x, y) − d(x, z)) with H(0) = 0, so a tie is no error (patent Eq. 2).
+    """Ranking loss: 1 where the negative is nearer than the positive, else 0; patent Eq. 2.
+
+    H(d(x, y) − d(x, z)) with H(0) = 0: a tie is no error. It has no gradient; it is what the
+    other losses stand in for.
 
     Args:
-        d_pos: (B,); d_neg: (B, K); mask: (B, K) bool, which candidates are negatives; None = all.
+        d_pos: (B,) distance of each anchor to its positive.
+        d_neg: (B, K) distances to candidates for negatives.
+        mask: (B, K) bool, which candidates are negatives; None = all.
 
     Returns:
-        (B, K), 0 or 1; 0 where masked.
+        (B, K) of 0 and 1 in the type of `d_neg`; 0 where `mask` is False.
+
+    Raises:
+        ValueError: tensors of other shapes.
+
+    Example:
+        >>> ranking_loss(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[1., 0., 0.]])
     """
-    loss = (d_pos[:, None] > d_neg).to(d_neg.dtype)
-    return loss if mask is None else loss * mask
+    _check(d_pos, d_neg, mask)
+    wrong = d_neg < d_pos[:, None]
+    return (wrong if mask is None else wrong & mask).to(d_neg.dtype)
 
 
 def triplet_loss(d_pos: Tensor, d_neg: Tensor, margin: float, mask: Tensor | None = None) -> Tensor:
-    """Hinge: [d(x, y) + M − d(x, z)]₊ (patent Eq. 3).
+    """Triplet hinge: [d(x, y) + M − d(x, z)]₊, patent Eq. 3.
 
     Args:
-        d_pos: (B,); d_neg: (B, K); mask: (B, K) bool, which candidates are negatives; None = all.
-        margin: M, in units of the distance.
+        d_pos, d_neg, mask: as in `ranking_loss`.
+        margin: M, in the unit of the distances.
 
     Returns:
-        (B, K); 0 where masked.
+        (B, K) losses ≥ 0; 0 where `mask` is False.
+
+    Raises:
+        ValueError: tensors of other shapes.
+
+    Example:
+        >>> triplet_loss(torch.tensor([1.0]), torch.tensor([[1.5, 3.0]]), margin=1.0)
+        tensor([[0.5000, 0.0000]])
     """
-    loss = (d_pos[:, None] + margin - d_neg).clamp_min(0)
-    return loss if mask is None else loss * mask
+    _check(d_pos, d_neg, mask)
+    loss = torch.relu(d_pos[:, None] + margin - d_neg)
+    return loss if mask is None else loss.masked_fill(~mask, 0)
+
+
+def contrastive_loss(
+    d_pos: Tensor, d_neg: Tensor, margin: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Contrastive loss of pairs: d(x, y)² and [M − d(x, z)]₊² (Hadsell et al. 2006).
+
+    Args:
+        d_pos, d_neg, mask: as in `ranking_loss`, but *unsquared* distances.
+        margin: M, the distance beyond which a negative no longer matters.
+
+    Returns:
+        (B,) losses of the positive pairs and (B, K) of the negative ones, 0 where `mask` is False.
+
+    Raises:
+        ValueError: tensors of other shapes.
+
+    Example:
+        >>> contrastive_loss(torch.tensor([2.0]), torch.tensor([[0.5, 3.0]]), margin=1.0)
+        (tensor([4.]), tensor([[0.2500, 0.0000]]))
+    """
+    _check(d_pos, d_neg, mask)
+    loss = torch.relu(margin - d_neg).square()
+    return d_pos.square(), loss if mask is None else loss.masked_fill(~mask, 0)
 
 
 def nca_loss(
@@ -77,19 +134,21 @@ def nca_loss(
     The positive is not in the sum, so the loss may be negative. Computed in log space.
 
     Args:
-        d_pos: (B,) distance of each anchor to its positive.
-        d_neg: (B, K) distances to candidates for negatives.
-        mask: (B, K) bool, which candidates are negatives; None = all.
+        d_pos, d_neg, mask: as in `ranking_loss`.
         include_positive: add the positive to the sum. That is the softmax cross-entropy that
             most re-implementations minimise, not Eq. 4; then the loss is ≥ 0.
 
     Returns:
         (B,) losses; 0, without gradient, for an anchor that has no negative.
 
+    Raises:
+        ValueError: tensors of other shapes.
+
     Example:
         >>> nca_loss(torch.tensor([1.0]), torch.tensor([[2.0, 2.0]]))  # 1 + log(2 exp(-2))
         tensor([-0.3069])
     """
+    _check(d_pos, d_neg, mask)
     logits, valid = -d_neg, None
     if mask is not None:
         valid = mask.any(1)
@@ -99,3 +158,46 @@ def nca_loss(
         logits = torch.cat([logits, -d_pos[:, None]], 1)
     loss = d_pos + torch.logsumexp(logits, 1)
     return loss if valid is None else torch.where(valid, loss, 0)
+
+
+LOSSES = ("nca", "triplet", "contrastive")
+
+
+def anchor_loss(
+    name: str,
+    d_pos: Tensor,
+    d_neg: Tensor,
+    mask: Tensor | None = None,
+    margin: float = 1.0,
+    include_positive: bool = False,
+) -> Tensor:
+    """One number per anchor: what both the instance and the proxy objectives average.
+
+    The hinges are averaged over the negatives that violate their margin. A plain mean would
+    vanish among the many that are far away already, and the hardest alone is too noisy.
+
+    Args:
+        name: `"nca"`, `"triplet"` or `"contrastive"` (of unsquared distances).
+        d_pos, d_neg, mask: as in `ranking_loss`.
+        margin: M of the two hinges.
+        include_positive: see `nca_loss`; of no effect on the hinges.
+
+    Returns:
+        (B,) losses.
+
+    Raises:
+        ValueError: an unknown name, or tensors of other shapes.
+    """
+    if name == "nca":
+        return nca_loss(d_pos, d_neg, mask, include_positive)
+    if name == "triplet":
+        return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
+    if name == "contrastive":
+        positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)
+        return positive + _mean_of_violating(negative)
+    raise ValueError(f"unknown loss {name!r}, expected one of {', '.join(LOSSES)}")
+
+
+def _mean_of_violating(losses: Tensor) -> Tensor:
+    """(B, K) hinges → (B,) mean of those above 0; 0 if there are none."""
+    return losses.sum(1) / (losses > 0).sum(1).clamp_min(1)

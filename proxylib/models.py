@@ -12,13 +12,23 @@ class ConvNet(nn.Module):
         size: side of the images in pixels, at least 16.
         dim: D, width of the embedding (64 in the paper, section 4).
         widths: channels of the four blocks.
+        batch_norm: standardise each dimension of the embedding over the batch, without learned
+            scale and shift. Dynamic assignment needs it: it keeps the embeddings from leaning to
+            one side, where one proxy would be the nearest of all.
 
     Example:
         >>> ConvNet(channels=1, size=32)(torch.zeros(8, 1, 32, 32, dtype=torch.uint8)).shape
         torch.Size([8, 64])
     """
 
-    def __init__(self, channels: int, size: int, dim: int = 64, widths=(32, 32, 64, 64)):
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        dim: int = 64,
+        widths: tuple[int, ...] = (32, 32, 64, 64),
+        batch_norm: bool = False,
+    ):
         super().__init__()
         if size < 2 ** len(widths):
             raise ValueError(
@@ -38,6 +48,7 @@ class ConvNet(nn.Module):
         side = size // 2 ** len(widths)
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.embedding = nn.Linear(c_in * side * side, dim)
+        self.norm = nn.BatchNorm1d(dim, affine=False) if batch_norm else nn.Identity()
         self.to(memory_format=torch.channels_last)
 
     def normalize_like(self, images: Tensor) -> "ConvNet":
@@ -50,4 +61,5 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) pixels 0 … 255, uint8 or float → (B, D) embeddings, not normalised."""
         x = (images - self.mean) / self.std
-        return self.embedding(self.features(x.contiguous(memory_format=torch.channels_last)))
+        x = self.features(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(self.embedding(x))

@@ -3,10 +3,14 @@
 `assignment[i]` is the proxy p(x_i) of training point i (Eq. 5). Positive proxy of a triplet
 (x, y, Z): `assignment[y]`. Negative proxies: the set {assignment[z] for z in Z}; with labels, Z
 is all points of other labels. Nothing else has to be stored.
+
+Static, fractional, several per label, random and nearest are ways of filling that vector.
 """
 
 import torch
 from torch import Tensor
+
+from proxylib.losses import pairwise_distance
 
 SHARED, UNUSED = -1, -2
 
@@ -14,6 +18,65 @@ SHARED, UNUSED = -1, -2
 def init_proxies(n_proxies: int, dim: int, generator: torch.Generator) -> Tensor:
     """Random proxies (n_proxies, dim), float32, standard normal (steps 902 and 1002)."""
     return torch.randn(n_proxies, dim, generator=generator)
+
+
+def check_labels(labels: Tensor) -> None:
+    """Labels are (N,) int64 and every value of 0 … C−1 occurs.
+
+    Raises:
+        ValueError: labels of another type, negative, or with a gap.
+    """
+    if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
+        raise ValueError(f"labels: expected (N,) int64, got {tuple(labels.shape)} {labels.dtype}")
+    if labels.min() < 0:
+        raise ValueError(f"labels: expected 0 or more, got {labels.min()}")
+    if (gap := torch.bincount(labels) == 0).any():
+        raise ValueError(
+            f"labels run from 0 to {labels.max()}, but these never occur: {_some(gap)}; "
+            "remap them to 0 … C-1"
+        )
+
+
+def check_assignment(
+    assignment: Tensor, n_proxies: int, labels: Tensor | None = None, all_used: bool = False
+) -> None:
+    """Every training point has a proxy, one of 0 … n_proxies − 1.
+
+    Args:
+        assignment: (N,) int64.
+        n_proxies: P.
+        labels: (N,) int64, to name the labels left without a proxy; None = triplets only.
+        all_used: every proxy must serve a point, as in all static assignments.
+
+    Raises:
+        ValueError: which points, labels or proxies break the rule.
+    """
+    if assignment.dtype != torch.int64 or assignment.ndim != 1 or not len(assignment):
+        raise ValueError(
+            f"assignment: expected (N,) int64, got {tuple(assignment.shape)} {assignment.dtype}"
+        )
+    if labels is not None and labels.shape != assignment.shape:
+        raise ValueError(
+            f"assignment has {len(assignment)} entries, but there are {len(labels)} labels; "
+            "expected one entry per training point"
+        )
+    if (wrong := (assignment < 0) | (assignment >= n_proxies)).any():
+        whose = "" if labels is None else f" (labels {labels[wrong].unique()[:10].tolist()})"
+        raise ValueError(
+            f"{int(wrong.sum())} points{whose} have no proxy: expected entries of 0 … "
+            f"{n_proxies - 1}, got {assignment[wrong].unique()[:10].tolist()} at points "
+            f"{_some(wrong)}"
+        )
+    if all_used and (unused := torch.bincount(assignment, minlength=n_proxies) == 0).any():
+        raise ValueError(
+            f"{int(unused.sum())} of {n_proxies} proxies are never assigned to a point: "
+            f"{_some(unused)}; they would never learn, so ask for fewer"
+        )
+
+
+def _some(chosen: Tensor) -> list[int]:
+    """The first few places of a boolean vector, for messages."""
+    return chosen.nonzero().flatten()[:10].tolist()
 
 
 def assign_by_label(labels: Tensor) -> Tensor:
@@ -28,16 +91,94 @@ def assign_by_label(labels: Tensor) -> Tensor:
     Raises:
         ValueError: labels of another type, negative, or with a gap (a proxy nobody is assigned to).
     """
-    if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
-        raise ValueError(f"labels: expected (N,) int64, got {tuple(labels.shape)} {labels.dtype}")
-    if labels.min() < 0:
-        raise ValueError(f"labels: expected 0 or more, got {labels.min()}")
-    if (gap := torch.bincount(labels) == 0).any():
-        raise ValueError(
-            f"labels run from 0 to {labels.max()}, but these never occur: "
-            f"{gap.nonzero().flatten()[:10].tolist()}; remap them to 0 … C-1"
-        )
+    check_labels(labels)
     return labels.clone()
+
+
+def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) -> Tensor:
+    """Any number of proxies for the labels, fixed for the whole training (FIG. 6).
+
+    As many as labels: `assign_by_label`. Fewer (fractional): the labels are dealt to the proxies
+    in random order, so each proxy serves one label more or less than any other. More: the proxies
+    are dealt to the labels, and then the points of each label to its proxies, in random order.
+    Every proxy is used.
+
+    Args:
+        labels: (N,) int64, every value of 0 … C−1 occurs.
+        n_proxies: P.
+        generator: source of the random order.
+
+    Returns:
+        (N,) int64 assignment.
+
+    Raises:
+        ValueError: bad labels, no proxy, or a label with fewer points than proxies.
+
+    Example:
+        >>> assign_static(torch.tensor([0, 0, 1, 1, 2]), 2, torch.Generator().manual_seed(0))
+        tensor([1, 1, 0, 0, 0])
+    """
+    check_labels(labels)
+    count = labels.bincount()
+    n_labels = len(count)
+    if n_proxies < 1:
+        raise ValueError(f"n_proxies={n_proxies}: expected 1 or more")
+    if n_proxies == n_labels:
+        return labels.clone()
+    place = torch.empty(n_labels, dtype=torch.int64)
+    place[torch.randperm(n_labels, generator=generator)] = torch.arange(n_labels)
+    if n_proxies < n_labels:
+        return (place % n_proxies)[labels]
+    proxies_of = n_proxies // n_labels + (place < n_proxies % n_labels).long()
+    if (few := count < proxies_of).any():
+        raise ValueError(
+            f"labels {_some(few)} have {count[few][:10].tolist()} points, fewer than their "
+            f"{proxies_of[few][:10].tolist()} proxies (n_proxies={n_proxies}, {n_labels} labels)"
+        )
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]  # by label, at random within each
+    rank = torch.empty_like(labels)
+    rank[order] = torch.arange(len(labels)) - (count.cumsum(0) - count)[labels[order]]
+    return (proxies_of.cumsum(0) - proxies_of)[labels] + rank % proxies_of[labels]
+
+
+def assign_random(n_points: int, n_proxies: int, generator: torch.Generator) -> Tensor:
+    """Points dealt to the proxies at random, whatever their label (step 1004).
+
+    Returns:
+        (n_points,) int64 assignment; every proxy serves as many points as any other, give or
+        take one.
+
+    Raises:
+        ValueError: more proxies than points, or none.
+    """
+    if not 1 <= n_proxies <= n_points:
+        raise ValueError(f"n_proxies={n_proxies}: expected 1 … {n_points}, the training points")
+    return torch.randperm(n_points, generator=generator) % n_proxies
+
+
+def assign_nearest(embeddings: Tensor, proxies: Tensor, chunk: int = 1024) -> Tensor:
+    """Each point's nearest proxy, exact (Eq. 5; steps 1004 and 1016; dynamic assignment).
+
+    Among equally near ones the proxy with the smallest index. Memory: one (chunk, P) matrix.
+
+    Args:
+        embeddings: (N, D), of the points.
+        proxies: (P, D); both rescaled as the loss rescales them.
+        chunk: points handled at once.
+
+    Returns:
+        (N,) int64 assignment.
+
+    Raises:
+        ValueError: embeddings or proxies that are not finite; says which.
+    """
+    for name, rows in (("embeddings", embeddings), ("proxies", proxies)):
+        if (bad := ~rows.isfinite().all(1)).any():
+            raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {_some(bad)}")
+    return torch.cat(
+        [pairwise_distance(part, proxies).argmin(1) for part in embeddings.split(chunk)]
+    )
 
 
 def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tensor:
@@ -56,11 +197,7 @@ def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tenso
     Raises:
         ValueError: an entry of `assignment` that is no proxy.
     """
-    if assignment.min() < 0 or assignment.max() >= n_proxies:
-        raise ValueError(
-            f"assignment: expected proxies 0 … {n_proxies - 1}, got "
-            f"{assignment.min()} … {assignment.max()}"
-        )
+    check_assignment(assignment, n_proxies, labels)
     unused = torch.full((n_proxies,), UNUSED, device=labels.device)
     low = unused.scatter_reduce(0, assignment, labels, "amin", include_self=False)
     high = unused.scatter_reduce(0, assignment, labels, "amax", include_self=False)
@@ -81,3 +218,33 @@ def negative_mask(exclusive: Tensor, anchor_labels: Tensor) -> Tensor:
         (B, P) bool.
     """
     return (exclusive != anchor_labels[:, None]) & (exclusive != UNUSED)
+
+
+def negative_mask_of_points(assignment: Tensor, negatives: Tensor, n_proxies: int) -> Tensor:
+    """The same from triplets (x, y, Z) instead of labels: the proxies that serve a point of Z.
+
+    Args:
+        assignment: (N,) int64.
+        negatives: (B, K) int64, the points Z of each anchor.
+        n_proxies: P.
+
+    Returns:
+        (B, P) bool.
+    """
+    mask = torch.zeros(len(negatives), n_proxies, dtype=torch.bool, device=negatives.device)
+    return mask.scatter_(1, assignment[negatives], True)
+
+
+def sample_negatives(mask: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """k of each anchor's negative proxies, drawn evenly without replacement.
+
+    Args:
+        mask: (B, P) bool from `negative_mask`.
+        k: how many; an anchor with fewer negatives keeps them all.
+
+    Returns:
+        Proxies (B, k) int64, and (B, k) bool: False where the anchor had no more negatives.
+    """
+    keys = torch.rand(mask.shape, generator=generator).to(mask.device).masked_fill_(~mask, -1)
+    keys, chosen = keys.topk(k, dim=1, sorted=False)
+    return chosen, keys >= 0

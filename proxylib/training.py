@@ -1,7 +1,8 @@
-"""Algorithm 1 and method 900: train the distance model and the proxies jointly."""
+"""Algorithm 1, methods 900 and 1000: train the distance model and the proxies jointly."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pandas as pd
 import torch
@@ -9,41 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from proxylib.datasets import Dataset
-
-
-def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
-    """Endless stream of anchors and positives (step 906; line 3 of Algorithm 1).
-
-    Anchors go through the training set in random order, again and again; the positive y ≠ x is
-    drawn evenly from the other points of the anchor's label.
-
-    Yields:
-        (anchors, positives), both (batch_size,) int64 indices of training points.
-
-    Raises:
-        ValueError: a label with one point only, or a batch larger than the training set.
-    """
-    n = len(labels)
-    if not 1 <= batch_size <= n:
-        raise ValueError(f"batch_size={batch_size}: expected 1 … {n}, the training points")
-    count = labels.bincount()
-    if (count == 1).any():
-        lonely = (count == 1).nonzero().flatten()[:10].tolist()
-        raise ValueError(f"labels {lonely} have one point only: an anchor there has no positive")
-    by_label = labels.argsort(stable=True)
-    start = count.cumsum(0) - count
-    rank = torch.empty_like(labels)  # place of each point among those of its label
-    rank[by_label] = torch.arange(n) - start[labels[by_label]]
-    queue = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(queue) < batch_size:
-            queue = torch.cat([queue, torch.randperm(n, generator=generator)])
-        anchors, queue = queue[:batch_size], queue[batch_size:]
-        of_label = count[labels[anchors]]
-        step = 1 + (torch.rand(batch_size, generator=generator) * (of_label - 1)).long()
-        positives = by_label[start[labels[anchors]] + (rank[anchors] + step) % of_label]
-        yield anchors, positives
+from proxylib.baselines import Classification
+from proxylib.caching import cached, code_fingerprint
+from proxylib.datasets import Dataset, load
+from proxylib.evaluation import embed
+from proxylib.models import ConvNet
+from proxylib.objectives import Objective
 
 
 def random_affine(
@@ -77,7 +49,7 @@ def random_affine(
 
 def train(
     model: nn.Module,
-    objective: nn.Module,
+    objective: Objective,
     dataset: Dataset,
     optimizer: torch.optim.Optimizer,
     *,
@@ -93,10 +65,10 @@ def train(
 
     Args:
         model: images (B, C, H, W) → embeddings (B, D); trained in place.
-        objective: (embeddings, anchors, positives) → scalar loss.
+        objective: of any method; brings its batches and whatever it learns (its proxies).
         dataset: the training classes.
         optimizer: any torch optimiser over the parameters of both.
-        steps, batch_size: batches to see, and anchors in each.
+        steps, batch_size: batches to see, and embedded points in each.
         generator: source of batch order and augmentation.
         augment: apply `random_affine` to each batch.
         evaluate: called with the step before training, every `eval_every` steps (0 = never)
@@ -104,14 +76,18 @@ def train(
 
     Returns:
         One row per evaluation: `step`, `samples` seen, `seconds` of training so far (without
-        the evaluations), mean `loss` since the last row (NaN before training), the metrics.
+        the evaluations), mean `loss` since the last row (NaN before training), the objective's
+        and `evaluate`'s metrics.
 
     Raises:
-        FloatingPointError: the loss is no longer finite; names the step.
+        FloatingPointError: the loss is no longer finite; names the step and the points.
     """
     device = next(model.parameters()).device
-    batches = anchor_batches(dataset.labels, batch_size, generator)
+    batches = objective.batches(batch_size, generator)
     rows, losses, seconds = [], [], 0.0
+
+    def embed_all() -> Tensor:
+        return embed(model, dataset.images, normalize=False)
 
     def record(step: int) -> None:
         loss = torch.stack(losses).mean().item() if losses else float("nan")
@@ -121,6 +97,7 @@ def train(
                 "samples": step * batch_size,
                 "seconds": seconds,
                 "loss": loss,
+                **objective.metrics(),
                 **evaluate(step),
             }
         )
@@ -130,18 +107,22 @@ def train(
     model.train()
     for step in tqdm(range(1, steps + 1), disable=not progress, unit="step"):
         began = time.perf_counter()
-        anchors, positives = next(batches)  # 906
-        images = dataset.images[anchors].to(device)
+        objective.before_step(step, embed_all)  # 902, 904; 1002, 1004, 1016
+        batch = next(batches)  # 906
+        images = dataset.images[batch[0]].to(device)
         if augment:
             images = random_affine(images, generator)
         embeddings = model(images)  # 908, 910
-        loss = objective(embeddings, anchors.to(device), positives.to(device))  # 912
+        loss = objective(embeddings, *(indices.to(device) for indices in batch))  # 912
         optimizer.zero_grad()
         loss.backward()
         if not loss.isfinite():
+            bad = batch[0][~embeddings.isfinite().all(1).cpu()]
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: lower the learning rates, or fix the "
-                "norms of embeddings and proxies"
+                f"the loss is {loss.item()} at step {step}, where the embeddings of "
+                f"{len(bad)} of {len(batch[0])} points are not finite (first: "
+                f"{bad[:5].tolist()}): lower the learning rates, or fix the norms of embeddings "
+                "and proxies"
             )
         optimizer.step()  # 914
         losses.append(loss.detach())
@@ -149,3 +130,54 @@ def train(
         if step == steps or (eval_every and step % eval_every == 0):
             record(step)
     return pd.DataFrame(rows)
+
+
+def pretrained_model(
+    channels: int, size: int, dim: int, batch_norm: bool = False, steps: int = 1200
+) -> ConvNet:
+    """The network after plain classification of other scripts, `init="pretrained"`.
+
+    The patent fine-tunes a network that has learned to tell other things apart (ILSVRC); to kanji,
+    Latin letters, digits, kana and radicals are such things. Softmax over the 260 characters of
+    `load("kanji", subset="other")` × 40 images; one fixed seed, run once and then read from the
+    cache.
+
+    Args:
+        channels, size, dim, batch_norm: see `ConvNet`.
+        steps: batches of 32 images, Adam with learning rate 1e-3.
+    """
+    data = load("kanji", subset="other", n_images=40, size=size)
+    code = code_fingerprint(
+        "training.py", "models.py", "baselines.py", "objectives.py", "samplers.py"
+    )
+    key = f"{code} {data.fingerprint()} {torch.__version__}"
+    model = ConvNet(channels, size, dim, batch_norm=batch_norm)
+    model.load_state_dict(cached(_pretrain, channels, size, dim, batch_norm, steps, key))
+    return model
+
+
+def _pretrain(
+    channels: int, size: int, dim: int, batch_norm: bool, steps: int, key: str
+) -> dict[str, Tensor]:
+    data = load("kanji", subset="other", n_images=40, size=size)
+    images = data.images.expand(-1, channels, -1, -1)
+    data = dataclasses.replace(data, images=images)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # only then does it repeat bit for bit
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
+            objective = Classification(data.labels, dim)
+        train(
+            model,
+            objective,
+            data,
+            torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
+            steps=steps,
+            batch_size=32,
+            generator=torch.Generator().manual_seed(0),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return model.state_dict()

@@ -1,0 +1,169 @@
+"""Which training points make a batch: endless streams of index tensors.
+
+Every stream yields a tuple. Its first entry holds the points to embed; all entries go to the
+objective that asked for the stream.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+    """Anchors and positives (step 906; line 3 of Algorithm 1).
+
+    Anchors go through the training set in random order, again and again; the positive y ≠ x is
+    drawn evenly from the other points of the anchor's label.
+
+    Yields:
+        (anchors, positives), both (batch_size,) int64 indices of training points.
+
+    Raises:
+        ValueError: a label with one point only, or a batch larger than the training set.
+    """
+    peers = _Peers(labels)
+    for anchors in _rounds(len(labels), batch_size, generator):
+        yield anchors, peers.positives(anchors, generator)
+
+
+def class_batches(
+    labels: Tensor, batch_size: int, per_class: int, generator: torch.Generator
+) -> Iterator:
+    """Batches of batch_size / per_class classes with per_class points each.
+
+    The classes go by in random order, again and again, none twice in a batch; the points of a
+    class are drawn evenly without replacement. Points of a class are neighbours in the batch.
+
+    Yields:
+        (points,): (batch_size,) int64 indices of training points.
+
+    Raises:
+        ValueError: a batch that is no whole number (2 or more) of classes, more classes than
+            there are, or a label with fewer than per_class points.
+    """
+    count = labels.bincount()
+    n_classes = batch_size // per_class
+    if per_class < 2 or batch_size % per_class or not 2 <= n_classes <= len(count):
+        raise ValueError(
+            f"batch_size={batch_size}, per_class={per_class}: expected 2 … {len(count)} classes "
+            "(those of the training set) with per_class ≥ 2 points each"
+        )
+    if (few := (count < per_class).nonzero().flatten()).numel():
+        raise ValueError(
+            f"labels {few[:10].tolist()} have {count[few[:10]].tolist()} points, "
+            f"fewer than per_class={per_class}"
+        )
+    by_label, start = labels.argsort(stable=True), count.cumsum(0) - count
+    places = torch.arange(int(count.max()))
+    queue = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(queue) < n_classes:  # what is left over is dropped, so that no class comes twice
+            queue = torch.randperm(len(count), generator=generator)
+        classes, queue = queue[:n_classes], queue[n_classes:]
+        keys = torch.rand(n_classes, len(places), generator=generator)
+        keys = keys.masked_fill_(places >= count[classes, None], 2)
+        chosen = keys.topk(per_class, dim=1, largest=False).indices
+        yield (by_label[start[classes, None] + chosen].flatten(),)
+
+
+def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+    """Triplets in random order, again and again: supervision without labels.
+
+    Args:
+        triplets: (T, 2 + K) int64; each row is an anchor x, a positive y and K negatives Z.
+
+    Yields:
+        (anchors, positives, negatives): (batch_size,), (batch_size,), (batch_size, K) int64.
+
+    Raises:
+        ValueError: a batch larger than the number of triplets.
+    """
+    for chosen in _rounds(len(triplets), batch_size, generator):
+        batch = triplets[chosen]
+        yield batch[:, 0], batch[:, 1], batch[:, 2:]
+
+
+def draw_triplets(
+    labels: Tensor, n_triplets: int, n_negatives: int, generator: torch.Generator
+) -> Tensor:
+    """Triplets (x, y, Z) as an annotator who knows the labels would give them.
+
+    x goes through the points in random order, y ≠ x is drawn evenly from its label, the points of
+    Z evenly, with replacement, from all other labels.
+
+    Returns:
+        (n_triplets, 2 + n_negatives) int64 indices of training points.
+
+    Raises:
+        ValueError: a label with one point only, one label only, or nothing asked for.
+    """
+    if n_triplets < 1 or n_negatives < 1:
+        raise ValueError(
+            f"n_triplets={n_triplets}, n_negatives={n_negatives}: expected 1 or more of both"
+        )
+    peers, n = _Peers(labels), len(labels)
+    if len(peers.count) < 2:
+        raise ValueError("one label only: a triplet needs points of another one")
+    order = [torch.randperm(n, generator=generator) for _ in range((n_triplets + n - 1) // n)]
+    anchors = torch.cat(order)[:n_triplets]
+    of_label, start = peers.count[labels[anchors], None], peers.start[labels[anchors], None]
+    # A place among the points of the other labels, counted in order of label.
+    place = (torch.rand(n_triplets, n_negatives, generator=generator) * (n - of_label)).long()
+    negatives = peers.by_label[torch.where(place < start, place, place + of_label)]
+    positives = peers.positives(anchors, generator)
+    return torch.cat([anchors[:, None], positives[:, None], negatives], 1)
+
+
+def check_triplets(triplets: Tensor, n_points: int) -> None:
+    """Triplets are (T, 2 + K) int64 rows x, y, Z of points 0 … n_points − 1.
+
+    Raises:
+        ValueError: of another shape or type, or points that don't exist; names the first row.
+    """
+    if triplets.dtype != torch.int64 or triplets.ndim != 2 or triplets.shape[1] < 3:
+        raise ValueError(
+            f"triplets: expected (T, 2 + K) int64 with K ≥ 1 negatives, got "
+            f"{tuple(triplets.shape)} {triplets.dtype}"
+        )
+    if (wrong := ((triplets < 0) | (triplets >= n_points)).any(1)).any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{int(wrong.sum())} triplets name points outside 0 … {n_points - 1}, the first is "
+            f"row {row}: {triplets[row].tolist()}"
+        )
+
+
+class _Peers:
+    """The points of each label, as one array: label c owns `by_label[start[c]:][:count[c]]`."""
+
+    def __init__(self, labels: Tensor):
+        self.labels, self.count = labels, labels.bincount()
+        if (self.count == 1).any():
+            lonely = (self.count == 1).nonzero().flatten()[:10].tolist()
+            raise ValueError(
+                f"labels {lonely} have one point only: an anchor there has no positive"
+            )
+        self.by_label = labels.argsort(stable=True)
+        self.start = self.count.cumsum(0) - self.count
+        self.rank = torch.empty_like(labels)  # place of each point among those of its label
+        self.rank[self.by_label] = torch.arange(len(labels)) - self.start[labels[self.by_label]]
+
+    def positives(self, anchors: Tensor, generator: torch.Generator) -> Tensor:
+        """For each anchor an even draw from the other points of its label."""
+        label = self.labels[anchors]
+        of_label = self.count[label]
+        step = 1 + (torch.rand(len(anchors), generator=generator) * (of_label - 1)).long()
+        return self.by_label[self.start[label] + (self.rank[anchors] + step) % of_label]
+
+
+def _rounds(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """0 … n−1 in random order, again and again, batch_size at a time."""
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size={batch_size}: expected 1 … {n}, what there is to draw from")
+    queue = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(queue) < batch_size:
+            queue = torch.cat([queue, torch.randperm(n, generator=generator)])
+        batch, queue = queue[:batch_size], queue[batch_size:]
+        yield batch

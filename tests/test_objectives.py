@@ -1,0 +1,376 @@
+"""Proxy objectives against explicit loops over (x, p(y), p(Z))."""
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from proxylib.objectives import Dynamic, ProxyLoss
+from proxylib.proxies import assign_by_label, assign_nearest, assign_random, assign_static
+from proxylib.samplers import draw_triplets
+
+LABELS = torch.arange(6).repeat_interleave(5)
+DIM = 4
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(dtype=torch.float64, size=8, seed=1):
+    g = rng(seed)
+    anchors = torch.randint(30, (size,), generator=g)
+    positives = anchors // 5 * 5 + (anchors + 1 + torch.randint(4, (size,), generator=g)) % 5
+    return torch.randn(size, DIM, generator=g).to(dtype), anchors, positives
+
+
+def slow_loss(objective, embeddings, anchors, positives, negatives_of, unit=None):
+    """Mean over the anchors with a negative of the loss over Python floats."""
+    o, total, counted = objective, 0.0, 0
+    for i, anchor in enumerate(anchors.tolist()):
+
+        def distance(j, x=embeddings[i]):
+            p = o.proxies[j]
+            x = x if o.embedding_norm is None else o.embedding_norm * x / x.norm()
+            p = p if o.proxy_norm is None else o.proxy_norm * p / p.norm()
+            d = math.sqrt(sum((a - b) ** 2 for a, b in zip(x.tolist(), p.tolist(), strict=True)))
+            return d**2 if o.squared else d
+
+        positive = o.assignment[positives[i]].item()
+        proxies = {o.assignment[z].item() for z in negatives_of(i, anchor)}
+        if o.drop_positive:
+            proxies.discard(positive)
+        if not proxies:
+            continue
+        counted += 1
+        d_pos, d_neg = distance(positive), [distance(j) for j in proxies]
+        if o.loss == "nca":
+            total += d_pos + math.log(
+                sum(math.exp(-d) for d in d_neg) + o.include_positive * math.exp(-d_pos)
+            )
+        elif o.loss == "triplet":
+            hinges = [d_pos + o.margin - d for d in d_neg if d_pos + o.margin - d > 0]
+            total += sum(hinges) / max(len(hinges), 1)
+        else:
+            hinges = [(o.margin - d) ** 2 for d in d_neg if o.margin - d > 0]
+            total += d_pos**2 + sum(hinges) / max(len(hinges), 1)
+    return total / max(counted, 1)
+
+
+def of_other_labels(_, anchor):
+    return (LABELS[anchor] != LABELS).nonzero().flatten().tolist()
+
+
+ASSIGNMENTS = {
+    "by_label": lambda: assign_by_label(LABELS),
+    "fractional": lambda: assign_static(LABELS, 3, rng()),
+    "several": lambda: assign_static(LABELS, 15, rng()),
+    "random": lambda: assign_random(30, 7, rng()),
+    "one": lambda: torch.zeros(30, dtype=torch.int64),
+}
+OPTIONS = [
+    {},
+    {"include_positive": True},
+    {"drop_positive": True},
+    {"embedding_norm": None, "proxy_norm": None},
+    {"embedding_norm": 2.0, "proxy_norm": 0.5, "squared": False},
+    {"loss": "triplet", "margin": 3.0},
+    {"loss": "contrastive", "squared": False, "margin": 4.0},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+def test_equals_loop(assignment, options):
+    vector = ASSIGNMENTS[assignment]()
+    objective = ProxyLoss(vector, DIM, rng(), labels=LABELS, **options).double()
+    embeddings, anchors, positives = batch()
+    expected = slow_loss(objective, embeddings, anchors, positives, of_other_labels)
+    got = objective(embeddings, anchors, positives).item()
+    assert got == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_triplets_equal_loop(options):
+    triplets = draw_triplets(LABELS, 40, 3, rng())
+    objective = ProxyLoss(assign_random(30, 7, rng()), DIM, rng(), triplets=triplets, **options)
+    objective.double()
+    anchors, positives, negatives = next(objective.batches(8, rng()))
+    embeddings = batch()[0]
+    expected = slow_loss(
+        objective, embeddings, anchors, positives, lambda i, _: negatives[i].tolist()
+    )
+    got = objective(embeddings, anchors, positives, negatives).item()
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradients_reach_points_and_proxies(options):
+    vector = assign_static(LABELS, 4, rng())
+    objective = ProxyLoss(vector, DIM, rng(), labels=LABELS, **options).double()
+    embeddings, anchors, positives = batch()
+    proxies = objective.proxies.detach().clone().requires_grad_()
+
+    def loss(x, p):
+        return torch.func.functional_call(objective, {"proxies": p}, (x, anchors, positives))
+
+    assert torch.autograd.gradcheck(loss, (embeddings.requires_grad_(), proxies))
+
+
+def test_by_hand():
+    """Two labels, unit vectors: d(x, p_y) = 0, d(x, p_z) = 4 → loss −4."""
+    labels = torch.tensor([0, 0, 1, 1])
+    objective = ProxyLoss(labels, 2, rng(), labels=labels, embedding_norm=1, proxy_norm=1)
+    objective.proxies.data = torch.tensor([[2.0, 0.0], [-5.0, 0.0]])
+    x, anchors, positives = torch.tensor([[3.0, 0.0]]), torch.tensor([0]), torch.tensor([1])
+    assert objective(x, anchors, positives).item() == pytest.approx(-4)
+    objective.include_positive = True
+    got = objective(x, anchors, positives).item()
+    assert got == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-4)
+    objective.loss, objective.margin = "triplet", 5.0
+    assert objective(x, anchors, positives).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_batch_of_one_class(size):
+    objective = ProxyLoss(LABELS, DIM, rng(), labels=LABELS)
+    anchors = torch.arange(size)
+    loss = objective(torch.randn(size, DIM, generator=rng()), anchors, (anchors + 1) % 5)
+    loss.backward()
+    assert loss.isfinite()
+    assert objective.proxies.grad.isfinite().all()
+
+
+def test_anchors_without_negatives_are_counted():
+    objective = ProxyLoss(
+        torch.zeros(30, dtype=torch.int64), DIM, rng(), labels=LABELS, drop_positive=True
+    )
+    embeddings, anchors, positives = batch(torch.float32)
+    loss = objective(embeddings.requires_grad_(), anchors, positives)
+    loss.backward()
+    assert loss.item() == 0
+    assert embeddings.grad.eq(0).all()
+    assert objective.metrics() == {"proxies_in_use": 1, "anchors_without_negative": 8}
+    assert objective.metrics()["anchors_without_negative"] == 0
+
+
+@pytest.mark.parametrize("include_positive", [False, True])
+def test_sampled_negatives_estimate_the_sum(include_positive):
+    """exp(loss − d_pos), the sum of Eq. 4, is unbiased; all negatives sampled = no sampling."""
+    embeddings, anchors, positives = (part[:1] for part in batch())
+    options = {"labels": LABELS, "embedding_norm": 1, "proxy_norm": 1}
+    options["include_positive"] = include_positive
+    objective = ProxyLoss(LABELS, DIM, rng(), **options).double()
+    full = objective(embeddings, anchors, positives).item()
+    objective.n_negatives = 5
+    assert objective(embeddings, anchors, positives).item() == pytest.approx(full, rel=1e-12)
+    objective.n_negatives = 2
+    losses = [objective(embeddings, anchors, positives).item() for _ in range(1000)]
+    assert sum(map(math.exp, losses)) / 1000 == pytest.approx(math.exp(full), rel=0.03)
+    assert sum(losses) / 1000 < full  # Jensen
+
+
+def test_sampled_negatives_of_an_anchor_that_has_none():
+    objective = dynamic_loss(drop_positive=True, n_negatives=3)
+    objective.assignment = torch.zeros(30, dtype=torch.int64)
+    objective.assignment[0] = 1  # the only negative of labels 1 … 5; label 0 has none
+    objective._assigned()
+    embeddings, anchors = POINTS[[1, 6]].clone().requires_grad_(), torch.tensor([1, 6])
+    loss = objective(embeddings, anchors, anchors + 1)
+    loss.backward()
+    unit = torch.nn.functional.normalize
+    d = (unit(POINTS[6], dim=0) - unit(objective.proxies, dim=1)).square().sum(1) * 9
+    assert loss.item() == pytest.approx((d[0] - d[1]).item(), rel=1e-4)
+    assert embeddings.grad[0].eq(0).all()
+    assert embeddings.grad[1].isfinite().all()
+
+
+def test_sampled_negatives_are_seeded():
+    def losses():
+        objective = ProxyLoss(LABELS, DIM, rng(3), labels=LABELS, n_negatives=2)
+        return [objective(*batch(torch.float32)).item() for _ in range(3)]
+
+    assert losses() == losses()
+    assert len(set(losses())) > 1
+
+
+def test_equals_pytorch_metric_learning_where_both_are_defined():
+    """Its ProxyNCALoss is the softmax variant on squared distances of rescaled points."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    embeddings, anchors, positives = batch()
+    objective = ProxyLoss(
+        LABELS, DIM, rng(), labels=LABELS, include_positive=True, embedding_norm=3, proxy_norm=3
+    ).double()
+    peer = losses.ProxyNCALoss(6, DIM, softmax_scale=9).double()
+    peer.proxies.data = objective.proxies.data.clone()
+    # softmax_scale multiplies ‖x̂ − p̂‖² there; N_x = N_p = 3 makes it 9 ‖x̂ − p̂‖² here.
+    expected = peer(embeddings, LABELS[anchors])
+    torch.testing.assert_close(objective(embeddings, anchors, positives), expected)
+
+
+# --- dynamic assignment ---
+
+
+def dynamic_loss(**options):
+    known = {k: options.pop(k) for k in list(options) if k in Dynamic.__dataclass_fields__}
+    return ProxyLoss(
+        assign_random(30, 8, rng()),
+        DIM,
+        rng(),
+        labels=LABELS,
+        n_proxies=8,
+        dynamic=Dynamic(**known),
+        **options,
+    )
+
+
+POINTS = torch.randn(30, DIM, generator=rng(5))
+
+
+def nearest(objective):
+    unit = torch.nn.functional.normalize
+    return assign_nearest(unit(POINTS), unit(objective.proxies.detach()))
+
+
+def test_initial_assignment_is_nearest_or_stays_random():
+    objective = dynamic_loss()
+    objective.before_step(1, lambda: POINTS)
+    assert torch.equal(objective.assignment, nearest(objective))
+    objective = dynamic_loss(start="random")
+    objective.before_step(1, lambda: pytest.fail("no need to embed"))
+    assert torch.equal(objective.assignment, assign_random(30, 8, rng()))
+
+
+def test_reassignment_at_an_interval():
+    objective = dynamic_loss(reassign_every=10)
+    objective.before_step(1, lambda: POINTS)
+    objective.proxies.data = torch.randn(8, DIM, generator=rng(7))
+    for step in range(2, 11):
+        objective.before_step(step, lambda: pytest.fail("too early"))
+    assert not torch.equal(objective.assignment, nearest(objective))
+    objective.before_step(11, lambda: POINTS)
+    assert torch.equal(objective.assignment, nearest(objective))
+    expected = len(nearest(objective).unique())
+    assert objective.metrics()["proxies_in_use"] == expected
+
+
+def test_the_batch_is_reassigned_every_step_and_the_negatives_follow():
+    objective = dynamic_loss(start="random", reassign_every=0)
+    before = objective.assignment.clone()
+    anchors = torch.tensor([3, 17])
+    objective(POINTS[anchors], anchors, torch.tensor([4, 18]))
+    expected = before.clone()
+    expected[anchors] = nearest(objective)[anchors]
+    assert torch.equal(objective.assignment, expected)
+    embeddings, anchors, positives = batch(torch.float32)
+    got = objective(embeddings, anchors, positives).item()
+    objective.assignment = expected
+    want = slow_loss(objective, embeddings, anchors, positives, of_other_labels)
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_proxies_start_at_embeddings():
+    objective = dynamic_loss(proxies_from_embeddings=True)
+    objective.before_step(1, lambda: POINTS)
+    unit = torch.nn.functional.normalize
+    cosine = unit(objective.proxies.detach()) @ unit(POINTS).T
+    assert cosine.max(1).values.min() > 1 - 1e-6
+    assert len(cosine.argmax(1).unique()) == 8
+    assert objective.metrics()["proxies_in_use"] == 8
+
+
+def test_dead_proxies_restart_at_points_of_the_last_batch():
+    objective = dynamic_loss(restart_every=5, start="random", reassign_every=0)
+    objective.assignment = torch.zeros(30, dtype=torch.int64)
+    anchors = torch.arange(9)
+    objective(POINTS[anchors], anchors, (anchors + 1) % 5 + anchors // 5 * 5)
+    dead = objective.assignment.bincount(minlength=8) == 0
+    before = objective.proxies.detach().clone()
+    objective.before_step(5, lambda: POINTS)
+    assert torch.equal(objective.proxies, before)
+    objective.before_step(6, lambda: POINTS)
+    assert torch.equal(objective.proxies[~dead], before[~dead])
+    assert objective.assignment.bincount(minlength=8)[dead].eq(1).all()
+    point = torch.stack([(objective.assignment == j).nonzero()[0, 0] for j in dead.nonzero()])
+    cosine = torch.nn.functional.cosine_similarity(objective.proxies[dead], POINTS[point])
+    assert dead.sum() >= 2
+    assert cosine.min() > 1 - 1e-6
+
+
+def test_everything_on_one_proxy_is_a_trivial_optimum_once_the_positive_is_dropped():
+    objective = dynamic_loss(drop_positive=True, start="random")
+    objective.assignment = torch.zeros(30, dtype=torch.int64)
+    objective._assigned()
+    assert objective(*batch(torch.float32)).item() == 0
+
+
+# --- size, and bad input ---
+
+
+class LargestTensor(TorchDispatchMode):
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("n_proxies", [11_318, 5_659])
+@pytest.mark.parametrize("n_negatives", [None, 100])
+def test_memory_at_the_size_of_stanford_products(n_proxies, n_negatives):
+    """Nothing above a few (batch, proxies) tensors; above all no (labels, proxies) matrix."""
+    labels = torch.arange(11_318).repeat(5)
+    with LargestTensor() as largest:
+        vector = assign_static(labels, n_proxies, rng())
+        objective = ProxyLoss(vector, 64, rng(), labels=labels, n_negatives=n_negatives)
+        anchors = torch.arange(32)
+        embeddings = torch.randn(32, 64, generator=rng()).requires_grad_()
+        objective(embeddings, anchors, anchors + 11_318).backward()
+    assert largest.numel <= 2 * 32 * n_proxies  # the proxies themselves: 64 × n_proxies
+
+
+def proxy_loss(vector=LABELS, **options):
+    return ProxyLoss(vector, DIM, rng(), **{"labels": LABELS, **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: proxy_loss(labels=None), "either labels or triplets"),
+        (lambda: proxy_loss(triplets=torch.tensor([[0, 1, 2]])), "either labels or triplets"),
+        (
+            lambda: proxy_loss(labels=None, triplets=torch.tensor([[0, 1, 30]])),
+            r"outside 0 … 29, the first is row 0: \[0, 1, 30\]",
+        ),
+        (lambda: proxy_loss(labels=LABELS - 1), "labels: expected 0 or more, got -1"),
+        (lambda: proxy_loss(labels=LABELS * 2), r"these never occur: \[1, 3, 5, 7, 9\]"),
+        (
+            lambda: proxy_loss(torch.where(LABELS == 3, -1, LABELS)),
+            r"5 points \(labels \[3\]\) have no proxy",
+        ),
+        (lambda: proxy_loss(n_proxies=5), r"5 points \(labels \[5\]\) have no proxy"),
+        (lambda: proxy_loss(n_proxies=8), r"2 of 8 proxies are never assigned.*\[6, 7\]"),
+        (lambda: proxy_loss(LABELS[:7]), "assignment has 7 entries, but there are 30 labels"),
+        (lambda: proxy_loss(n_negatives=6), "n_negatives=6: expected 1 … 5"),
+        (lambda: proxy_loss(n_negatives=0), "n_negatives=0: expected 1 … 5"),
+        (
+            lambda: proxy_loss(labels=None, triplets=torch.tensor([[0, 1, 9]]), n_negatives=1),
+            "triplets bring their own negatives",
+        ),
+        (lambda: proxy_loss(loss="hinge"), "unknown loss 'hinge'"),
+        (lambda: proxy_loss(loss="contrastive"), "set squared=False"),
+        (lambda: Dynamic(start="far"), "start='far': expected 'nearest' or 'random'"),
+        (lambda: Dynamic(restart_every=-1), "restart_every=-1: expected 0 or more"),
+        (
+            lambda: dynamic_loss().before_step(1, lambda: POINTS * torch.nan),
+            "30 of 30 embeddings are not finite",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
