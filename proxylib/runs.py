@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from typing import get_args
 
 import joblib
 import numpy as np
@@ -11,20 +12,26 @@ import pandas as pd
 import sklearn
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 from tqdm import tqdm
 
 from proxylib import datasets
+from proxylib.bounds import bound_statistics
 from proxylib.caching import cached, code_fingerprint, is_cached
 from proxylib.datasets import Dataset
 from proxylib.evaluation import embed, nmi, recall_at_k
+from proxylib.methods import METHODS, build_objective
 from proxylib.models import ConvNet
-from proxylib.objectives import ProxyNCA
-from proxylib.training import train
+from proxylib.objectives import ProxyLoss
+from proxylib.training import pretrained_model, train
 
 # The code that decides a result; what data it gets is hashed by content.
-RESULT_CODE = ("losses.py", "proxies.py", "objectives.py", "models.py", "training.py")
-RESULT_CODE += ("evaluation.py", "runs.py")
+RESULT_CODE = ("losses.py", "proxies.py", "samplers.py", "objectives.py", "baselines.py")
+RESULT_CODE += ("struct_clust.py", "methods.py", "models.py", "training.py", "evaluation.py")
+RESULT_CODE += ("bounds/triplets.py", "bounds/inequalities.py", "bounds/dataset.py", "runs.py")
 SPLITS = ("test", "validation")
+INITS = ("random", "pretrained")
+BOUND_ANCHORS = 400  # anchors that a recording of the bounds samples while training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +43,21 @@ class RunConfig:
         data_options: further options of the data set, e.g. `{"distortion": 1.5}`.
         split: `"test"`: train on the training half, test on the unseen half; `"validation"`:
             both parts are cut from the training half, for choosing settings.
+        method: a name in `methods.METHODS`.
+        options: what shall differ from `METHODS[method].options`, e.g. `{"ratio": 0.5}`; all
+            others are filled in.
+        init: `"random"`, or `"pretrained"` on other scripts (`training.pretrained_model`).
         seed: of initialisation, batch order and augmentation (the data set does not change).
-        steps, batch_size: training batches, and anchors in each; 0 steps = the untrained network.
+        steps, batch_size: training batches, and embedded points in each; 0 steps = the
+            untrained network. batch_size None = the method's.
         eval_every: steps between evaluations; 0 = only before and after training.
         dim: width of the embedding.
+        batch_norm: of the embedding, see `ConvNet`.
         optimizer: name of a class of `torch.optim`.
-        lr, proxy_lr: learning rates of the network and of the proxies.
-        embedding_norm, proxy_norm, include_positive: see `ProxyNCA`.
+        lr, proxy_lr: learning rates of the network and of the proxies; None = the method's.
         augment: random affine changes of the training images.
+        record_bounds: add `bounds.bound_statistics` of the training classes to the history, from
+            400 anchors while training, exact after it. For proxy methods only.
 
     Raises:
         TypeError: an unknown name, or a value of the wrong type.
@@ -54,50 +68,63 @@ class RunConfig:
     data_root: str = ""
     data_options: tuple[tuple[str, object], ...] = ()
     split: str = "test"
+    method: str = "proxy_nca"
+    options: tuple[tuple[str, object], ...] = ()
+    init: str = "random"
     seed: int = 0
     steps: int = 3000
-    batch_size: int = 32
+    batch_size: int | None = None
     eval_every: int = 250
     dim: int = 64
+    batch_norm: bool = False
     optimizer: str = "Adam"
-    lr: float = 1e-3
-    proxy_lr: float = 0.1
-    embedding_norm: float | None = 3.0
-    proxy_norm: float | None = 3.0
-    include_positive: bool = False
+    lr: float | None = None
+    proxy_lr: float | None = None
     augment: bool = True
+    record_bounds: bool = False
 
     def __post_init__(self):
-        options = self.data_options
-        options = tuple(sorted(options.items() if isinstance(options, dict) else options))
-        object.__setattr__(self, "data_options", options)
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        def choose(name: str, expected: Iterable[str]) -> None:
+            if getattr(self, name) not in expected:
+                expected = ", ".join(expected)
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {expected}")
+
+        for name, expected in (("split", SPLITS), ("init", INITS), ("method", METHODS)):
+            choose(name, expected)
+        method = METHODS[self.method]
+        for name in ("batch_size", "lr", "proxy_lr"):
+            if getattr(self, name) is None:
+                put(name, getattr(method, name))
+        options = dict(self.options)
+        if unknown := sorted(options.keys() - method.options.keys()):
+            raise ValueError(
+                f"{self.method} has no option {', '.join(unknown)}; "
+                f"it has {', '.join(sorted(method.options))}"
+            )
+        put("options", tuple(sorted({**method.options, **options}.items())))
+        put("data_options", tuple(sorted(dict(self.data_options).items())))
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is float or field.type == float | None:
-                good = isinstance(value, int | float) and not isinstance(value, bool)
-                good = good or (value is None and field.type is not float)
-            elif field.name == "data_options":
-                good = True
-            else:
-                good = type(value) is field.type
-            if not good:
+            value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
+            if float in kinds and type(value) is int:
+                value = float(value)  # 1 and 1.0 are one configuration
+                put(field.name, value)
+            if "options" not in field.name and type(value) not in kinds:
                 raise TypeError(f"{field.name}={value!r}: expected {field.type}")
-        for name in ("lr", "proxy_lr", "embedding_norm", "proxy_norm"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, float(value))  # 1 and 1.0 are one configuration
-                if not (math.isfinite(value) and value > 0):
-                    raise ValueError(f"{name}={value}: expected a positive number")
-        for name, low in (("seed", 0), ("steps", 0), ("batch_size", 1), ("eval_every", 0)):
+        for name in ("lr", "proxy_lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        lowest = {"seed": 0, "steps": 0, "batch_size": 1, "eval_every": 0, "dim": 1}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {low} or more")
-        if self.dim < 1:
-            raise ValueError(f"dim={self.dim}: expected 1 or more")
-        if self.split not in SPLITS:
-            raise ValueError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
         optimizer = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")
+        if self.record_bounds and "proxy_norm" not in method.options:
+            raise ValueError(f"record_bounds: {self.method} has no proxies")
 
     def data(self) -> tuple[Dataset, Dataset]:
         """(training classes, classes to evaluate on), disjoint."""
@@ -115,9 +142,11 @@ class RunResult:
     Attributes:
         config: its configuration.
         history: one row per evaluation, see `training.train`; `nmi` is given at both ends.
-        embeddings: (N, D) float32, unit length, of the evaluation classes after training.
+        embeddings: (N, D) float32 of the evaluation classes after training, of unit length if
+            the method's evaluation normalises (`METHODS[method].normalize`).
         weights: state of the trained network, see `model`.
-        proxies: (P, D) float32, as trained (not rescaled).
+        proxies: (P, D) float32, as trained (not rescaled); empty for a method without.
+        assignment: (N,) int64 over the training points at the end; empty for a method without.
     """
 
     config: RunConfig
@@ -125,6 +154,7 @@ class RunResult:
     embeddings: np.ndarray
     weights: dict[str, np.ndarray]
     proxies: np.ndarray
+    assignment: np.ndarray
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -199,7 +229,10 @@ def _numbered(i: int, *args) -> tuple[int, RunResult]:
 
 def _network(config: RunConfig, train_set: Dataset) -> torch.nn.Module:
     channels, size = train_set.images.shape[1:3]
-    return ConvNet(channels, size, config.dim).normalize_like(train_set.images)
+    if config.init == "pretrained":
+        return pretrained_model(channels, size, config.dim, config.batch_norm)
+    network = ConvNet(channels, size, config.dim, batch_norm=config.batch_norm)
+    return network.normalize_like(train_set.images)
 
 
 def _run(config: RunConfig, fingerprint: str) -> RunResult:
@@ -209,26 +242,22 @@ def _run(config: RunConfig, fingerprint: str) -> RunResult:
         torch.manual_seed(config.seed)
         generator = torch.Generator().manual_seed(config.seed)
         model = _network(config, train_set)
-        objective = ProxyNCA(
-            train_set.labels,
-            config.dim,
-            generator,
-            config.embedding_norm,
-            config.proxy_norm,
-            config.include_positive,
+        objective = build_objective(
+            config.method, train_set.labels, config.dim, generator, **dict(config.options)
         )
-        optimizer = getattr(torch.optim, config.optimizer)(
-            [
-                {"params": model.parameters(), "lr": config.lr},
-                {"params": objective.parameters(), "lr": config.proxy_lr},
-            ]
-        )
+        groups = [{"params": list(model.parameters()), "lr": config.lr}]
+        if learned := list(objective.parameters()):
+            groups.append({"params": learned, "lr": config.proxy_lr})
+        optimizer = getattr(torch.optim, config.optimizer)(groups)
+        normalize = METHODS[config.method].normalize
 
         def evaluate(step: int) -> dict[str, float]:
-            embeddings = embed(model, test_set.images)
+            embeddings = embed(model, test_set.images, normalize)
             metrics = recall_at_k(embeddings, test_set.labels)
             if step in (0, config.steps):
                 metrics["nmi"] = nmi(embeddings, test_set.labels)
+            if config.record_bounds:
+                metrics |= _bounds(config, step, embed(model, train_set.images), objective)
             return metrics
 
         table = train(
@@ -243,13 +272,31 @@ def _run(config: RunConfig, fingerprint: str) -> RunResult:
             evaluate=evaluate,
             eval_every=config.eval_every,
         )
+        has_proxies = isinstance(objective, ProxyLoss)
         return RunResult(
             config,
             table,
-            embed(model, test_set.images).numpy(),
+            embed(model, test_set.images, normalize).numpy(),
             {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-            objective.proxies.detach().numpy(),
+            objective.proxies.detach().numpy() if has_proxies else np.empty((0, config.dim)),
+            objective.assignment.numpy() if has_proxies else np.empty(0, np.int64),
         )
+
+
+def _bounds(
+    config: RunConfig, step: int, embeddings: Tensor, objective: ProxyLoss
+) -> dict[str, float]:
+    options = dict(config.options)
+    return bound_statistics(
+        embeddings,
+        objective.labels,
+        objective.proxies.detach(),
+        objective.assignment,
+        margin=options["margin"],
+        embedding_norm=options["embedding_norm"],
+        proxy_norm=options["proxy_norm"],
+        max_anchors=None if step == config.steps else BOUND_ANCHORS,
+    )
 
 
 @contextmanager
@@ -266,4 +313,5 @@ def _one_thread():
 
 def describe(config: RunConfig) -> dict:
     """The configuration as plain values, for JSON."""
-    return {**asdict(config), "data_options": dict(config.data_options)}
+    options = {name: dict(getattr(config, name)) for name in ("data_options", "options")}
+    return {**asdict(config), **options}

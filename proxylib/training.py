@@ -117,12 +117,11 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         if not loss.isfinite():
-            bad = batch[0][~embeddings.isfinite().all(1).cpu()]
+            bad = batch[0][~embeddings.isfinite().all(1).cpu()].tolist()
+            where = f" (embeddings of training points {bad[:5]} are not finite)" if bad else ""
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}, where the embeddings of "
-                f"{len(bad)} of {len(batch[0])} points are not finite (first: "
-                f"{bad[:5].tolist()}): lower the learning rates, or fix the norms of embeddings "
-                "and proxies"
+                f"the loss is {loss.item()} at step {step}{where}: lower the learning rates, or "
+                "fix the norms of embeddings and proxies"
             )
         optimizer.step()  # 914
         losses.append(loss.detach())

@@ -12,6 +12,7 @@ import torch
 
 from proxylib import caching, runs
 from proxylib.evaluation import embed
+from proxylib.methods import METHODS
 from proxylib.runs import RunConfig, describe, history, run, sweep
 
 SMALL = {"data_options": {"n_classes": 8, "n_images": 4}, "steps": 6, "batch_size": 8}
@@ -46,12 +47,16 @@ def test_config_is_hashable_and_normal():
         ({"steps": "3"}, TypeError, "steps='3': expected <class 'int'>"),
         ({"steps": 3.0}, TypeError, "steps=3.0"),
         ({"augment": 1}, TypeError, "augment=1"),
-        ({"lr": None}, TypeError, "lr=None"),
+        ({"dim": None}, TypeError, "dim=None"),
         ({"lr": True}, TypeError, "lr=True"),
         ({"steps": -1}, ValueError, "steps=-1: expected 0 or more"),
         ({"batch_size": 0}, ValueError, "batch_size=0: expected 1 or more"),
         ({"lr": 0.0}, ValueError, "lr=0.0: expected a positive number"),
-        ({"proxy_norm": float("nan")}, ValueError, "proxy_norm=nan"),
+        ({"lr": float("nan")}, ValueError, "lr=nan"),
+        ({"method": "proxy_ncaa"}, ValueError, "method='proxy_ncaa': expected one of proxy_nca,"),
+        ({"options": {"rati": 1}}, ValueError, "proxy_nca has no option rati; it has assignment,"),
+        ({"method": "npairs", "record_bounds": True}, ValueError, "npairs has no proxies"),
+        ({"init": "imagenet"}, ValueError, "init='imagenet': expected one of random, pretrained"),
         ({"split": "train"}, ValueError, "split='train': expected one of test, validation"),
         ({"optimizer": "Adamm"}, ValueError, "optimizer='Adamm'"),
         ({"optimizer": "lr_scheduler"}, ValueError, "optimizer='lr_scheduler'"),
@@ -60,6 +65,28 @@ def test_config_is_hashable_and_normal():
 def test_config_refuses_what_is_wrong(changes, error, message):
     with pytest.raises(error, match=message):
         RunConfig(**changes)
+
+
+def test_what_is_not_said_comes_from_the_method():
+    a, b = RunConfig(method="lifted"), RunConfig(method="lifted", options={"margin": 1.0}, lr=2e-3)
+    assert a == b
+    assert (a.lr, dict(a.options)["margin"]) == (2e-3, 1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(home, method):
+    options = {"per_class": 2} if "per_class" in METHODS[method].options else {}
+    result = run(small(method=method, options=options))
+    assert result.history["loss"].iloc[1:].notna().all()
+    assert len(result.proxies) == (4 if method.startswith("proxy") else 0)
+    assert len(result.assignment) == (16 if method.startswith("proxy") else 0)
+
+
+def test_bounds_are_recorded_at_every_evaluation(home):
+    table = run(small(record_bounds=True)).history
+    assert table["epsilon"].between(0, 4).all()
+    assert (table["nca_violations_corrected"] == 0).all()
+    assert (table["triplet_right_corrected"] >= table["triplet_left"]).all()
 
 
 def test_validation_split_never_sees_the_test_classes(home):

@@ -4,8 +4,8 @@ from torch import nn
 
 from proxylib.datasets import Dataset
 from proxylib.models import ConvNet
-from proxylib.objectives import ProxyNCA
-from proxylib.training import anchor_batches, random_affine, train
+from proxylib.objectives import ProxyLoss
+from proxylib.training import random_affine, train
 
 
 def generator(seed=0):
@@ -22,27 +22,9 @@ def tiny(n_classes=4, per_class=6):
 def parts(dataset, lr=1e-2):
     torch.manual_seed(0)
     model = ConvNet(1, 16, dim=8).normalize_like(dataset.images)
-    objective = ProxyNCA(dataset.labels, 8, generator())
+    objective = ProxyLoss(dataset.labels, 8, generator(), labels=dataset.labels)
     both = [*model.parameters(), *objective.parameters()]
     return model, objective, torch.optim.Adam(both, lr=lr)
-
-
-def test_batches_go_through_all_points_and_draw_other_positives_evenly():
-    labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2, 0])
-    stream = anchor_batches(labels, 4, generator())
-    anchors, positives = map(torch.cat, zip(*(next(stream) for _ in range(900)), strict=True))
-    assert (anchors != positives).all()
-    assert torch.equal(labels[anchors], labels[positives])
-    assert anchors.bincount().tolist() == [400] * 9  # every 9 anchors hold each point once
-    drawn = positives[anchors == 1].bincount(minlength=9)
-    assert (drawn[[3, 6, 8]] > 100).all() and drawn.sum() == 400
-
-
-def test_batches_refuse_what_has_no_positive():
-    with pytest.raises(ValueError, match=r"labels \[1\] have one point only"):
-        next(anchor_batches(torch.tensor([0, 0, 1]), 2, generator()))
-    with pytest.raises(ValueError, match=r"batch_size=5: expected 1 … 4"):
-        next(anchor_batches(torch.tensor([0, 0, 1, 1]), 5, generator()))
 
 
 def test_random_affine_is_the_identity_at_strength_zero():
@@ -84,7 +66,8 @@ def test_training_learns_and_writes_a_tidy_history():
         evaluate=lambda step: {"twice": 2.0 * step},
         eval_every=20,
     )
-    assert list(table) == ["step", "samples", "seconds", "loss", "twice"]
+    counts = ["proxies_in_use", "anchors_without_negative"]
+    assert list(table) == ["step", "samples", "seconds", "loss", *counts, "twice"]
     assert table["step"].tolist() == [0, 20, 40, 50]
     assert table["samples"].tolist() == [0, 160, 320, 400]
     assert table["twice"].tolist() == [0, 40, 80, 100]
