@@ -162,6 +162,22 @@ METHODS: dict[str, Method] = {
 }
 
 
+def complete_options(method: str, options: Mapping[str, object]) -> dict[str, object]:
+    """All options of a method: those given, the rest from the registry.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+    known = METHODS[method].options
+    if unknown := sorted(options.keys() - known.keys()):
+        raise ValueError(
+            f"{method} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    return {**known, **options}
+
+
 def build_objective(
     method: str, labels: Tensor, dim: int, generator: torch.Generator, **options
 ) -> Objective:
@@ -181,11 +197,5 @@ def build_objective(
         >>> labels = torch.tensor([0, 0, 1, 1])
         >>> objective = build_objective("semihard", labels, 8, torch.Generator(), per_class=2)
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
-    known = METHODS[method].options
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(
-            f"{method} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-        )
-    return METHODS[method].build(labels, dim, generator, **{**known, **options})
+    options = complete_options(method, options)
+    return METHODS[method].build(labels, dim, generator, **options)

@@ -20,7 +20,7 @@ from proxylib.bounds import bound_statistics
 from proxylib.caching import cached, code_fingerprint, is_cached
 from proxylib.datasets import Dataset
 from proxylib.evaluation import embed, nmi, recall_at_k
-from proxylib.methods import METHODS, build_objective
+from proxylib.methods import METHODS, build_objective, complete_options
 from proxylib.models import ConvNet
 from proxylib.objectives import ProxyLoss
 from proxylib.training import pretrained_model, train
@@ -87,24 +87,16 @@ class RunConfig:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        def choose(name: str, expected: Iterable[str]) -> None:
+        for name, expected in (("split", SPLITS), ("init", INITS)):
             if getattr(self, name) not in expected:
                 expected = ", ".join(expected)
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {expected}")
-
-        for name, expected in (("split", SPLITS), ("init", INITS), ("method", METHODS)):
-            choose(name, expected)
+        options = complete_options(self.method, dict(self.options))
         method = METHODS[self.method]
         for name in ("batch_size", "lr", "proxy_lr"):
             if getattr(self, name) is None:
                 put(name, getattr(method, name))
-        options = dict(self.options)
-        if unknown := sorted(options.keys() - method.options.keys()):
-            raise ValueError(
-                f"{self.method} has no option {', '.join(unknown)}; "
-                f"it has {', '.join(sorted(method.options))}"
-            )
-        put("options", tuple(sorted({**method.options, **options}.items())))
+        put("options", tuple(sorted(options.items())))
         put("data_options", tuple(sorted(dict(self.data_options).items())))
         for field in fields(self):
             value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)

@@ -53,7 +53,11 @@ def test_config_is_hashable_and_normal():
         ({"batch_size": 0}, ValueError, "batch_size=0: expected 1 or more"),
         ({"lr": 0.0}, ValueError, "lr=0.0: expected a positive number"),
         ({"lr": float("nan")}, ValueError, "lr=nan"),
-        ({"method": "proxy_ncaa"}, ValueError, "method='proxy_ncaa': expected one of proxy_nca,"),
+        (
+            {"method": "proxy_ncaa"},
+            ValueError,
+            "unknown method 'proxy_ncaa', expected one of proxy_nca,",
+        ),
         ({"options": {"rati": 1}}, ValueError, "proxy_nca has no option rati; it has assignment,"),
         ({"method": "npairs", "record_bounds": True}, ValueError, "npairs has no proxies"),
         ({"init": "imagenet"}, ValueError, "init='imagenet': expected one of random, pretrained"),
