@@ -24,21 +24,26 @@ def cached(function: Callable, *args):
     return Memory(paths.cache(), verbose=0).cache(function)(*args)
 
 
+def is_cached(function: Callable, *args) -> bool:
+    """Whether `cached(function, *args)` would only read."""
+    return Memory(paths.cache(), verbose=0).cache(function).check_call_in_cache(*args)
+
+
 @functools.cache
 def code_fingerprint(*files: str) -> str:
     """Hash of what the given source files (relative to the package) do.
 
     Comments, layout and docstrings do not count: better words must not cost hours of runs.
     """
-    package = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted(path for name in files for path in package.glob(name)):
+    for name in files:
+        file = Path(__file__).parent / name
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_docstring(body[0]):
                 del body[0]
-        digest.update(f"{file.name}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()[:16]
 
 

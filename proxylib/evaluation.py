@@ -96,12 +96,12 @@ def recall_at_k(
     Args:
         embeddings: (N, D) float.
         labels: (N,) int64.
-        ks: the values of K, each below N.
+        ks: the values of K; one above N − 1 means all other points.
 
     Returns:
         `{"recall_at_1": fraction, …}`.
     """
-    neighbors, _ = nearest_neighbors(embeddings, max(ks))
+    neighbors, _ = nearest_neighbors(embeddings, min(max(ks), len(labels) - 1))
     hit = labels[neighbors] == labels[:, None]
     return {f"recall_at_{k}": hit[:, :k].any(1).double().mean().item() for k in ks}
 

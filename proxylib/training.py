@@ -21,25 +21,28 @@ from proxylib.objectives import Objective
 def random_affine(
     images: Tensor,
     generator: torch.Generator,
-    degrees: float = 10.0,
-    scale: float = 0.1,
-    shift: float = 0.08,
+    degrees: float = 7.0,
+    shear: float = 0.2,
+    scale: float = 0.15,
+    shift: float = 0.06,
 ) -> Tensor:
     """Each image of the batch turned, stretched and moved at random; the border is continued.
 
     Args:
         images: (B, C, H, W) uint8 or float.
-        degrees, scale, shift: standard deviations of the turn, of the log of the stretch along
-            each axis, and of the move in units of the image's side. All are cut at 2σ.
+        degrees, shear, scale, shift: standard deviations of the turn, of the slant (tangent), of
+            the log of the stretch along each axis, and of the move in units of the image's side.
+            All are cut at 2σ.
 
     Returns:
         (B, C, H, W) float32.
     """
-    z = torch.randn(len(images), 5, generator=generator).clamp(-2, 2)
-    angle, stretch = z[:, 0] * (degrees * torch.pi / 180), torch.exp(scale * z[:, 1:3])
+    z = torch.randn(len(images), 6, generator=generator).clamp(-2, 2)
+    angle, slant = z[:, 0] * (degrees * torch.pi / 180), shear * z[:, 1]
     cos, sin = angle.cos(), angle.sin()
-    rotate = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-    theta = torch.cat([rotate * stretch[:, None, :], 2 * shift * z[:, 3:, None]], 2)
+    turned = torch.stack([cos, slant * cos - sin, sin, slant * sin + cos], 1).view(-1, 2, 2)
+    stretched = turned * torch.exp(scale * z[:, None, 2:4])
+    theta = torch.cat([stretched, 2 * shift * z[:, 4:, None]], 2)
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
@@ -114,12 +117,11 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         if not loss.isfinite():
-            bad = batch[0][~embeddings.isfinite().all(1).cpu()]
+            bad = batch[0][~embeddings.isfinite().all(1).cpu()].tolist()
+            where = f" (embeddings of training points {bad[:5]} are not finite)" if bad else ""
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}, where the embeddings of "
-                f"{len(bad)} of {len(batch[0])} points are not finite (first: "
-                f"{bad[:5].tolist()}): lower the learning rates, or fix the norms of embeddings "
-                "and proxies"
+                f"the loss is {loss.item()} at step {step}{where}: lower the learning rates, or "
+                "fix the norms of embeddings and proxies"
             )
         optimizer.step()  # 914
         losses.append(loss.detach())

@@ -1,0 +1,45 @@
+# Everything in two commands: `make study` and `make test`. Another interpreter: PYTHON=python3.12 make …
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help study full test lab notebooks lock clean
+help: ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+study: .venv/installed ## set up, then run all notebooks (fast tier) into figures/kanji-fast
+	$(BIN)/proxylib study
+
+full: .venv/installed ## the same with all seeds, into figures/kanji-full
+	$(BIN)/proxylib study --tier full
+
+test: .venv/installed ## set up, then lint, run all tests and check every notebook
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 tests notebooks
+
+lab: .venv/installed ## set up, then open JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/installed ## execute the committed notebooks in place
+	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
+
+lock: ## pin exact versions for every platform (needs uv); keeps what is pinned already
+	uv pip compile --quiet --universal --no-annotate --custom-compile-command "make lock" \
+		--extra test pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and the caches; your figures stay
+	rm -rf .venv data/cache
+
+# A new .venv if there is none or if it is of another Python than $(PYTHON).
+version := import sys; print(sys.version_info[:2])
+.venv/installed: requirements.lock pyproject.toml $(if $(shell \
+		test "`$(PYTHON) -c '$(version)' 2>&1`" = "`$(BIN)/python -c '$(version)' 2>&1`" || echo new),fresh)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: fresh
+fresh:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "needs Python 3.11 or newer, $(PYTHON) is not: PYTHON=python3.12 make ..."; exit 1; }
+	$(PYTHON) -m venv --clear .venv

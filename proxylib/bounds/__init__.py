@@ -1,0 +1,48 @@
+"""What a loss over proxies says about the loss over the points, and where the patent's constants
+fall short: ε, the bounds of triplets, examples that break them, statistics over a data set."""
+
+from proxylib.bounds.dataset import bound_statistics
+from proxylib.bounds.examples import break_bound, flip_example, tight_example
+from proxylib.bounds.inequalities import (
+    TOLERANCE,
+    Bound,
+    allowance,
+    expected_ranking_bound,
+    inverse_norms,
+    nca_bound,
+    ranking_bound,
+    triplet_bound,
+)
+from proxylib.bounds.triplets import (
+    Triplets,
+    all_triplets,
+    epsilon_by_class,
+    gather_triplets,
+    group_triplets,
+    grouped_total,
+    proxy_errors,
+    unit,
+)
+
+__all__ = [
+    "TOLERANCE",
+    "Bound",
+    "Triplets",
+    "all_triplets",
+    "allowance",
+    "bound_statistics",
+    "break_bound",
+    "epsilon_by_class",
+    "expected_ranking_bound",
+    "flip_example",
+    "gather_triplets",
+    "group_triplets",
+    "grouped_total",
+    "inverse_norms",
+    "nca_bound",
+    "proxy_errors",
+    "ranking_bound",
+    "tight_example",
+    "triplet_bound",
+    "unit",
+]

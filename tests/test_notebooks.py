@@ -1,0 +1,85 @@
+"""Committed notebooks: executed top to bottom, conforming, and running through papermill."""
+
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from proxylib import paths, study
+
+BOOKS = sorted(paths.notebooks().glob("*.ipynb"))
+COMMON = {"dataset", "data_root", "tier", "seeds", "steps", "batch_size", "jobs", "progress", "out"}
+pytestmark = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and c.source.strip()]
+
+
+def test_is_executed_top_to_bottom(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert nbformat.read(path, 4).metadata.kernelspec.name == "python3"
+    nbformat.validate(nbformat.read(path, 4))
+
+
+def test_has_one_parameters_cell_with_the_common_names(path):
+    cells = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    assert cells[0].execution_count == 1
+    found = study.parameters(path)
+    assert found.keys() >= COMMON
+    for name, value in found.items():
+        assert value["inferred_type_name"] in study.TYPES, name
+        assert value["help"], f"{name} has no help comment"
+    assert len(cells[0].source.splitlines()) == len(found)
+    assert found["tier"]["default"] == '"fast"'
+
+
+def test_outputs_are_fit_to_be_committed(path):
+    text = path.read_text()
+    assert len(text) < 1_500_000
+    assert "widget-state" not in text and "image/svg" not in text
+    assert str(paths.PROJECT) not in text
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output
+        if "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert cell.outputs, f"nothing to check in cell {cell.execution_count}"
+            assert "False" not in cell.outputs[0]["text"], "a verdict that the text contradicts"
+
+
+def test_follows_the_order_of_a_lesson(path):
+    prose = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    order = ["**Question.**", "After this notebook", "**Prerequisites.**", "**Runtime**"]
+    order += ["## Discussion and limits", "## Exercises", "Solutions", "## References"]
+    order += ["## Provenance"]
+    places = [prose.index(word) for word in order]
+    assert places == sorted(places)
+
+
+def test_defines_no_class_and_no_training_loop(path):
+    for cell in code_cells(path):
+        assert not any(line.startswith("class ") for line in cell.source.splitlines())
+        assert "range(steps)" not in cell.source
+
+
+def test_runs_through_plain_papermill_from_any_directory(path, tmp_path):
+    """With the defaults, as `papermill notebooks/X.ipynb out.ipynb` would."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(path),
+        "out.ipynb",
+        "-p",
+        "out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / f"{path.stem}.metrics.json").exists()
+    assert papermill.inspect_notebook(str(tmp_path / "out.ipynb"))
