@@ -54,7 +54,7 @@ def build_proxy_loss(
     reassign_every: int,
     start: str,
     proxies_from_embeddings: bool,
-    restart_every: int,
+    restart_dead: bool,
     **options,
 ) -> ProxyLoss:
     """A proxy objective for labelled training points.
@@ -69,7 +69,7 @@ def build_proxy_loss(
         n_triplets: 0 = the objective knows the labels and Z is all points of other labels; else
             it only gets so many triplets, drawn once.
         n_triplet_negatives: points Z of each of those.
-        reassign_every, start, proxies_from_embeddings, restart_every: see `Dynamic`.
+        reassign_every, start, proxies_from_embeddings, restart_dead: see `Dynamic`.
         options: see `ProxyLoss`.
 
     Raises:
@@ -82,7 +82,7 @@ def build_proxy_loss(
     elif assignment in ("random", "dynamic"):
         vector = assign_random(len(labels), n_proxies, generator)
         if assignment == "dynamic":
-            dynamic = Dynamic(reassign_every, start, proxies_from_embeddings, restart_every)
+            dynamic = Dynamic(reassign_every, start, proxies_from_embeddings, restart_dead)
     else:
         raise ValueError(
             f"assignment={assignment!r}: expected one of 'static', 'random', 'dynamic'"
@@ -116,7 +116,7 @@ _PROXY = {
     "reassign_every": 100,
     "start": "nearest",
     "proxies_from_embeddings": False,
-    "restart_every": 0,
+    "restart_dead": False,
 }
 _INSTANCE = {
     "loss": "nca",

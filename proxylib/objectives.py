@@ -19,7 +19,7 @@ from proxylib.proxies import (
     negative_mask_of_points,
     sample_negatives,
 )
-from proxylib.samplers import anchor_batches, check_triplets, triplet_batches
+from proxylib.samplers import anchor_batches, check_triplets, pair_batches, triplet_batches
 
 
 class Objective(nn.Module):
@@ -56,32 +56,37 @@ class Objective(nn.Module):
 class Dynamic:
     """Dynamic assignment (method 1000): points follow their nearest proxy.
 
-    The points of a batch are re-assigned at every step. The defaults are the patent's rule; each
-    of the others is a departure from it that keeps proxies from dying out (see `ProxyLoss`).
+    The points of a batch are re-assigned at every step, all points at an interval. The defaults
+    are the patent's rule; the two switches depart from it, to keep proxies from dying out.
 
     Attributes:
-        reassign_every: steps between exact re-assignments of the whole training set (1016);
-            0 = the batch's points only.
+        reassign_every: steps between exact re-assignments of the whole training set (1016), each
+            of which embeds it; 0 = the batch's points only.
         start: `"nearest"`, or `"random"` to keep the assignment given at the start (1004).
-        proxies_from_embeddings: proxies start at the embeddings of random training points. An
-            untrained network, or one trained on something else, maps all points to one side of
-            the sphere, where few of the proxies scattered all over it are anybody's nearest.
-        restart_every: steps between restarts of proxies that no point is assigned to, 0 = never.
-            Nobody's proxy gets no gradient, so it would stay so for ever. It moves to the
-            embedding of a random point of the last batch, which is assigned to it.
+        proxies_from_embeddings: proxies start at the embeddings of random training points. A
+            network that has not seen the data maps all of it to one side of the sphere, where
+            few of the proxies scattered all over it are anybody's nearest.
+        restart_dead: at each re-assignment, proxies that no point is nearest to move to the
+            embeddings of random points. A dead proxy is nobody's positive or negative, so it gets
+            no gradient and would stay dead, while the living ones serve more and more labels.
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
     reassign_every: int = 100
     start: str = "nearest"
     proxies_from_embeddings: bool = False
-    restart_every: int = 0
+    restart_dead: bool = False
 
     def __post_init__(self):
         if self.start not in ("nearest", "random"):
             raise ValueError(f"start={self.start!r}: expected 'nearest' or 'random'")
-        for name in ("reassign_every", "restart_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more steps")
+        if self.reassign_every < (1 if self.restart_dead else 0):
+            raise ValueError(
+                f"reassign_every={self.reassign_every}: expected 0 or more steps, and 1 or more "
+                "for restart_dead"
+            )
 
 
 class ProxyLoss(Objective):
@@ -161,7 +166,6 @@ class ProxyLoss(Objective):
         self.register_buffer("triplets", triplets)
         self.register_buffer("exclusive", None)
         self.register_buffer("without_negative", torch.tensor(0))
-        self.last_batch = None  # (embeddings, anchors), where dead proxies restart
         if triplets is not None:
             check_triplets(triplets, len(assignment))
         self._assigned()
@@ -171,37 +175,39 @@ class ProxyLoss(Objective):
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator:
         if self.labels is None:
             return triplet_batches(self.triplets.cpu(), batch_size, generator)
+        if self.dynamic is not None:
+            return pair_batches(self.labels.cpu(), batch_size, generator)
         return anchor_batches(self.labels.cpu(), batch_size, generator)
 
     def before_step(self, step: int, embed: Callable[[], Tensor]) -> None:
-        """Initial assignment (1002, 1004); restarts; re-assignment of all points (1016)."""
+        """Initial assignment (1002, 1004), re-assignment of all points (1016)."""
         if (dynamic := self.dynamic) is None:
             return
         if step == 1:
             if dynamic.proxies_from_embeddings or dynamic.start == "nearest":
                 embeddings = embed()
                 if dynamic.proxies_from_embeddings:
-                    self._restart(torch.arange(self.n_proxies), embeddings)
+                    self._move(torch.arange(self.n_proxies), embeddings)
                 if dynamic.start == "nearest":
                     self.reassign(embeddings)
-            return
-        if dynamic.restart_every and (step - 1) % dynamic.restart_every == 0:
-            embeddings, anchors = self.last_batch
-            used = self.assignment.bincount(minlength=self.n_proxies)
-            dead = (used == 0).nonzero().flatten()[: len(anchors)]
-            self.assignment[anchors[self._restart(dead, embeddings)]] = dead
-            self._assigned()
-        if dynamic.reassign_every and (step - 1) % dynamic.reassign_every == 0:
+        elif dynamic.reassign_every and (step - 1) % dynamic.reassign_every == 0:
             self.reassign(embed())
 
     @torch.no_grad()
     def reassign(self, embeddings: Tensor) -> None:
         """Every training point to its nearest proxy (1016), given all embeddings (N, D)."""
-        self.assignment = assign_nearest(
+        self.assignment = self._nearest(embeddings)
+        if self.dynamic and self.dynamic.restart_dead:
+            dead = self.assignment.bincount(minlength=self.n_proxies) == 0
+            self._move(dead.nonzero().flatten(), embeddings)
+            self.assignment = self._nearest(embeddings)
+        self._assigned()
+
+    def _nearest(self, embeddings: Tensor) -> Tensor:
+        return assign_nearest(
             rescale(embeddings.to(self.proxies.device), self.embedding_norm),
             rescale(self.proxies, self.proxy_norm),
         )
-        self._assigned()
 
     def forward(
         self,
@@ -226,6 +232,9 @@ class ProxyLoss(Objective):
             rescale(self.proxies, self.proxy_norm),
             self.squared,
         )
+        if self.dynamic is not None:  # 1016, for the points at hand
+            self.assignment[anchors] = distances.detach().argmin(1)
+            self._assigned()
         positive = self.assignment[positives, None]
         d_pos, d_neg = distances.gather(1, positive).squeeze(1), distances
         if self.labels is None:
@@ -244,10 +253,6 @@ class ProxyLoss(Objective):
         losses = anchor_loss(self.loss, d_pos, d_neg, mask, self.margin, self.include_positive)
         has_negative = mask.any(1)
         self.without_negative += (~has_negative).sum()
-        if self.dynamic is not None:
-            self.assignment[anchors] = distances.detach().argmin(1)
-            self._assigned()
-            self.last_batch = embeddings.detach(), anchors
         return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
 
     def metrics(self) -> dict[str, float]:
@@ -258,10 +263,8 @@ class ProxyLoss(Objective):
         return {"proxies_in_use": used.sum().item(), "anchors_without_negative": without}
 
     @torch.no_grad()
-    def _restart(self, which: Tensor, embeddings: Tensor) -> Tensor:
-        """These proxies move to the embeddings of random points; returns the points."""
-        if len(which) > len(embeddings):
-            raise ValueError(f"{len(which)} proxies can't start at {len(embeddings)} embeddings")
+    def _move(self, which: Tensor, embeddings: Tensor) -> None:
+        """These proxies go to the embeddings of random points."""
         chosen = torch.randperm(len(embeddings), generator=self.generator)[: len(which)]
         start = embeddings[chosen].to(self.proxies)
         if self.proxy_norm is not None:
@@ -269,7 +272,6 @@ class ProxyLoss(Objective):
             # the same as that of a random start.
             start = rescale(start, start.shape[1] ** 0.5)
         self.proxies[which] = start
-        return chosen.to(self.proxies.device)
 
     def _assigned(self) -> None:
         """What follows from a new assignment."""

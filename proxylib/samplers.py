@@ -27,6 +27,19 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
         yield anchors, peers.positives(anchors, generator)
 
 
+def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+    """Anchors of which every second one is the positive of the one half a batch before.
+
+    So all positives are embedded as well, at no cost.
+
+    Yields, Raises: as `anchor_batches`, and ValueError for an odd batch.
+    """
+    if batch_size % 2:
+        raise ValueError(f"batch_size={batch_size}: expected an even number, for pairs")
+    for first, second in anchor_batches(labels, batch_size // 2, generator):
+        yield torch.cat([first, second]), torch.cat([second, first])
+
+
 def class_batches(
     labels: Tensor, batch_size: int, per_class: int, generator: torch.Generator
 ) -> Iterator:

@@ -68,7 +68,8 @@ def test_trains_and_repeats_bit_for_bit(method):
         {
             "assignment": "dynamic",
             "proxies_from_embeddings": True,
-            "restart_every": 2,
+            "restart_dead": True,
+            "reassign_every": 2,
             "n_triplets": 100,
             "n_triplet_negatives": 3,
         },

@@ -172,10 +172,10 @@ def test_sampled_negatives_estimate_the_sum(include_positive):
 
 
 def test_sampled_negatives_of_an_anchor_that_has_none():
-    objective = dynamic_loss(drop_positive=True, n_negatives=3)
-    objective.assignment = torch.zeros(30, dtype=torch.int64)
-    objective.assignment[0] = 1  # the only negative of labels 1 … 5; label 0 has none
-    objective._assigned()
+    vector = torch.zeros(30, dtype=torch.int64)
+    vector[0] = 1  # the only negative of labels 1 … 5; label 0 has none
+    objective = ProxyLoss(vector, DIM, rng(), labels=LABELS, drop_positive=True)
+    objective.n_negatives = 2
     embeddings, anchors = POINTS[[1, 6]].clone().requires_grad_(), torch.tensor([1, 6])
     loss = objective(embeddings, anchors, anchors + 1)
     loss.backward()
@@ -255,18 +255,16 @@ def test_reassignment_at_an_interval():
     assert objective.metrics()["proxies_in_use"] == expected
 
 
-def test_the_batch_is_reassigned_every_step_and_the_negatives_follow():
+def test_the_batch_is_reassigned_before_its_loss_and_the_negatives_follow():
     objective = dynamic_loss(start="random", reassign_every=0)
     before = objective.assignment.clone()
-    anchors = torch.tensor([3, 17])
-    objective(POINTS[anchors], anchors, torch.tensor([4, 18]))
+    anchors, positives = next(objective.batches(6, rng()))
+    assert torch.equal(anchors, positives.roll(3))  # so every positive is up to date
+    got = objective(POINTS[anchors], anchors, positives).item()
     expected = before.clone()
     expected[anchors] = nearest(objective)[anchors]
     assert torch.equal(objective.assignment, expected)
-    embeddings, anchors, positives = batch(torch.float32)
-    got = objective(embeddings, anchors, positives).item()
-    objective.assignment = expected
-    want = slow_loss(objective, embeddings, anchors, positives, of_other_labels)
+    want = slow_loss(objective, POINTS[anchors], anchors, positives, of_other_labels)
     assert got == pytest.approx(want, rel=1e-5)
 
 
@@ -280,29 +278,30 @@ def test_proxies_start_at_embeddings():
     assert objective.metrics()["proxies_in_use"] == 8
 
 
-def test_dead_proxies_restart_at_points_of_the_last_batch():
-    objective = dynamic_loss(restart_every=5, start="random", reassign_every=0)
-    objective.assignment = torch.zeros(30, dtype=torch.int64)
-    anchors = torch.arange(9)
-    objective(POINTS[anchors], anchors, (anchors + 1) % 5 + anchors // 5 * 5)
-    dead = objective.assignment.bincount(minlength=8) == 0
+def test_dead_proxies_restart_at_training_points():
+    objective = dynamic_loss(restart_dead=True, reassign_every=5)
+    points = POINTS.abs()
+    objective.proxies.data[:] = -1
+    objective.proxies.data[0] = 1  # the only one near the points
     before = objective.proxies.detach().clone()
-    objective.before_step(5, lambda: POINTS)
-    assert torch.equal(objective.proxies, before)
-    objective.before_step(6, lambda: POINTS)
-    assert torch.equal(objective.proxies[~dead], before[~dead])
-    assert objective.assignment.bincount(minlength=8)[dead].eq(1).all()
-    point = torch.stack([(objective.assignment == j).nonzero()[0, 0] for j in dead.nonzero()])
-    cosine = torch.nn.functional.cosine_similarity(objective.proxies[dead], POINTS[point])
-    assert dead.sum() >= 2
-    assert cosine.min() > 1 - 1e-6
+    objective.before_step(5, lambda: pytest.fail("too early"))
+    objective.before_step(6, lambda: points)
+    moved = (objective.proxies != before).any(1)
+    assert moved.tolist() == [False] + [True] * 7
+    unit = torch.nn.functional.normalize
+    cosine = unit(objective.proxies.detach()[1:]) @ unit(points).T
+    assert cosine.max(1).values.min() > 1 - 1e-6
+    assert objective.metrics()["proxies_in_use"] >= 7
 
 
 def test_everything_on_one_proxy_is_a_trivial_optimum_once_the_positive_is_dropped():
-    objective = dynamic_loss(drop_positive=True, start="random")
-    objective.assignment = torch.zeros(30, dtype=torch.int64)
-    objective._assigned()
-    assert objective(*batch(torch.float32)).item() == 0
+    objective = dynamic_loss(drop_positive=True)
+    objective.proxies.data[:] = -1
+    objective.proxies.data[5] = 1
+    objective.before_step(1, lambda: POINTS.abs())
+    _, anchors, positives = batch()
+    assert objective(POINTS[anchors].abs(), anchors, positives).item() == 0
+    assert objective.metrics() == {"proxies_in_use": 1, "anchors_without_negative": 8}
 
 
 # --- size, and bad input ---
@@ -364,7 +363,8 @@ def proxy_loss(vector=LABELS, **options):
         (lambda: proxy_loss(loss="hinge"), "unknown loss 'hinge'"),
         (lambda: proxy_loss(loss="contrastive"), "set squared=False"),
         (lambda: Dynamic(start="far"), "start='far': expected 'nearest' or 'random'"),
-        (lambda: Dynamic(restart_every=-1), "restart_every=-1: expected 0 or more"),
+        (lambda: Dynamic(reassign_every=-1), "reassign_every=-1: expected 0 or more"),
+        (lambda: Dynamic(0, restart_dead=True), "1 or more for restart_dead"),
         (
             lambda: dynamic_loss().before_step(1, lambda: POINTS * torch.nan),
             "30 of 30 embeddings are not finite",

@@ -10,6 +10,7 @@ from proxylib.samplers import (
     check_triplets,
     class_batches,
     draw_triplets,
+    pair_batches,
     triplet_batches,
 )
 
@@ -33,6 +34,14 @@ def test_anchors_go_round_and_positives_are_even():
     of_first = positives[anchors == 0].bincount(minlength=60)
     assert (of_first > 0).sum() == 5
     assert of_first.max() < 40
+
+
+def test_pairs_hold_every_positive():
+    anchors, positives = next(pair_batches(LABELS, 12, rng()))
+    assert torch.equal(anchors[:6], positives[6:])
+    assert torch.equal(anchors[6:], positives[:6])
+    assert torch.equal(LABELS[anchors], LABELS[positives])
+    assert (anchors != positives).all()
 
 
 def test_class_batches_hold_whole_classes():
@@ -83,6 +92,7 @@ def test_triplet_batches_go_round():
             lambda: next(anchor_batches(torch.tensor([0, 0, 1]), 2, rng())),
             r"labels \[1\] have one point only",
         ),
+        (lambda: next(pair_batches(LABELS, 5, rng())), "batch_size=5: expected an even number"),
         (lambda: next(class_batches(LABELS, 10, 4, rng())), "batch_size=10, per_class=4"),
         (lambda: next(class_batches(LABELS, 4, 4, rng())), "expected 2 … 10 classes"),
         (lambda: next(class_batches(LABELS, 44, 4, rng())), "expected 2 … 10 classes"),
