@@ -129,7 +129,9 @@ _INSTANCE = {
 METHODS: dict[str, Method] = {
     "proxy_nca": Method("Proxy-NCA", build_proxy_loss, _PROXY),
     "proxy_triplet": Method(
-        "Proxy-Triplet", build_proxy_loss, {**_PROXY, "loss": "triplet"}, proxy_lr=1e-2
+        "Proxy-Triplet",
+        build_proxy_loss,
+        {**_PROXY, "loss": "triplet", "embedding_norm": 1.0, "proxy_norm": 1.0},
     ),
     "npairs": Method("N-pairs", _over_batches(NPairs), {"l2": 0.02, "embedding_norm": None}),
     "struct_clust": Method(
