@@ -30,6 +30,7 @@ class Method:
             classes say what they mean.
         lr, proxy_lr: learning rates of the network and of the proxies.
         batch_size: embedded points per step.
+        augment: whether random affine changes of the training images helped.
         normalize: bring embeddings to unit length at evaluation.
     """
 
@@ -39,6 +40,7 @@ class Method:
     lr: float = 1e-3
     proxy_lr: float = 0.1
     batch_size: int = 32
+    augment: bool = True
     normalize: bool = True
 
 

@@ -55,7 +55,7 @@ class RunConfig:
         batch_norm: of the embedding, see `ConvNet`.
         optimizer: name of a class of `torch.optim`.
         lr, proxy_lr: learning rates of the network and of the proxies; None = the method's.
-        augment: random affine changes of the training images.
+        augment: random affine changes of the training images; None = as the method does best.
         record_bounds: add `bounds.bound_statistics` of the training classes to the history, from
             400 anchors while training, exact after it. For proxy methods only.
 
@@ -80,7 +80,7 @@ class RunConfig:
     optimizer: str = "Adam"
     lr: float | None = None
     proxy_lr: float | None = None
-    augment: bool = True
+    augment: bool | None = None
     record_bounds: bool = False
 
     def __post_init__(self):
@@ -93,7 +93,7 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {expected}")
         options = complete_options(self.method, dict(self.options))
         method = METHODS[self.method]
-        for name in ("batch_size", "lr", "proxy_lr"):
+        for name in ("batch_size", "lr", "proxy_lr", "augment"):
             if getattr(self, name) is None:
                 put(name, getattr(method, name))
         put("options", tuple(sorted(options.items())))
