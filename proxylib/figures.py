@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from proxylib import paths
+from proxylib.bounds import Triplets
 from proxylib.datasets import Dataset
 
 RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion: told apart by every kind of eye
@@ -139,6 +140,36 @@ def _frame(ax: plt.Axes, color: str, width: float, dashed: bool = False) -> None
     for spine in ax.spines.values():
         spine.set(visible=True, color=color, linewidth=width)
         spine.set_linestyle((0, (3, 1.5)) if dashed else "-")
+
+
+def circle(ax: plt.Axes, triplets: Triplets) -> None:
+    """A triplet on the unit circle and its proxies (★); dotted chords are the proxies' errors.
+
+    Solid lines are the distances between the points, dashed ones those that the proxies put in
+    their place.
+
+    Args:
+        triplets: B = 1, K = 1, D = 2.
+    """
+    x, y, z, p_y, p_z = (part.reshape(2).tolist() for part in triplets)
+    ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="grey", lw=0.8))
+    for point, proxy, color in ((y, p_y, RIGHT), (z, p_z, WRONG)):
+        for end, style in ((point, "-"), (proxy, "--")):
+            ax.plot([x[0], end[0]], [x[1], end[1]], style, color=color, lw=1.2)
+        ax.plot([point[0], proxy[0]], [point[1], proxy[1]], ":", color="black", lw=2)
+    for at, name, marker, color in (
+        (x, "$x$", "o", "black"),
+        (y, "$y$", "D", RIGHT),
+        (z, "$z$", "s", WRONG),
+        (p_y, "$p_y$", "*", RIGHT),
+        (p_z, "$p_z$", "*", WRONG),
+    ):
+        size = 15 if marker == "*" else 9
+        ax.plot(*at, marker, color=color, ms=size, mec="white", zorder=3)
+        ax.annotate(name, at, (1.2 * at[0], 1.2 * at[1]), ha="center", va="center", color=color)
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def provenance(**parameters) -> dict:

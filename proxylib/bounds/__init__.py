@@ -4,11 +4,8 @@ fall short: ε, the bounds of triplets, examples that break them, statistics ove
 from proxylib.bounds.dataset import bound_statistics
 from proxylib.bounds.examples import break_bound, flip_example, tight_example
 from proxylib.bounds.inequalities import (
-    TOLERANCE,
-    Bound,
     allowance,
     expected_ranking_bound,
-    inverse_norms,
     nca_bound,
     ranking_bound,
     triplet_bound,
@@ -25,8 +22,6 @@ from proxylib.bounds.triplets import (
 )
 
 __all__ = [
-    "TOLERANCE",
-    "Bound",
     "Triplets",
     "all_triplets",
     "allowance",
@@ -38,7 +33,6 @@ __all__ = [
     "gather_triplets",
     "group_triplets",
     "grouped_total",
-    "inverse_norms",
     "nca_bound",
     "proxy_errors",
     "ranking_bound",
