@@ -128,14 +128,18 @@ _INSTANCE = {
     "per_class": 4,
     "embedding_norm": 3.0,
 }
+# Chosen on the tuning characters of kanji, batch 32, 3,000 steps, one seed: with and without
+# augmentation × two values of what matters most (l2, margin, norm, γ, or lr), for every method.
 METHODS: dict[str, Method] = {
     "proxy_nca": Method("Proxy-NCA", build_proxy_loss, _PROXY),
     "proxy_triplet": Method(
         "Proxy-Triplet",
         build_proxy_loss,
-        {**_PROXY, "loss": "triplet", "embedding_norm": 1.0, "proxy_norm": 1.0},
+        {**_PROXY, "loss": "triplet", "margin": 0.3, "embedding_norm": 1.0, "proxy_norm": 1.0},
     ),
-    "npairs": Method("N-pairs", _over_batches(NPairs), {"l2": 0.02, "embedding_norm": None}),
+    "npairs": Method(
+        "N-pairs", _over_batches(NPairs), {"l2": 0.02, "embedding_norm": None}, augment=False
+    ),
     "struct_clust": Method(
         "Struct Clust",
         _over_batches(StructClust),
@@ -147,17 +151,22 @@ METHODS: dict[str, Method] = {
             "per_class": 4,
             "embedding_norm": 1.0,
         },
+        augment=False,
     ),
     "lifted": Method(
         "Lifted structure",
         _over_batches(LiftedStructure),
         {"margin": 1.0, "per_class": 4, "embedding_norm": None},
         lr=2e-3,
+        normalize=False,
     ),
     "semihard": Method(
-        "Triplet semi-hard", _over_batches(SemiHardTriplet), {"margin": 0.2, "per_class": 4}
+        "Triplet semi-hard",
+        _over_batches(SemiHardTriplet),
+        {"margin": 0.5, "per_class": 4},
+        augment=False,
     ),
-    "nca": Method("NCA", _over_batches(InstanceLoss), _INSTANCE),
+    "nca": Method("NCA", _over_batches(InstanceLoss), _INSTANCE, augment=False),
     "contrastive": Method(
         "Contrastive",
         _over_batches(InstanceLoss),
