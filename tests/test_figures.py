@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from proxylib import figures
+from proxylib.bounds import tight_example
 from proxylib.datasets import Dataset
 
 
@@ -85,3 +86,10 @@ def test_convergence_shows_every_seed():
 
 def test_title():
     assert figures.title("recall_at_8") == "Recall@8" and figures.title("nmi") == "NMI"
+
+
+def test_circle_draws_the_errors_at_their_true_length():
+    fig, ax = plt.subplots()
+    figures.circle(ax, tight_example(0.4))
+    errors = [line.get_xydata() for line in ax.lines if line.get_linestyle() == ":"]
+    assert [round(float(((a - b) ** 2).sum()), 9) for a, b in errors] == [0.4, 0.4]
