@@ -89,7 +89,7 @@ def test_title():
 
 
 def test_circle_draws_the_errors_at_their_true_length():
-    fig, ax = plt.subplots()
+    _, ax = plt.subplots()
     figures.circle(ax, tight_example(0.4))
     errors = [line.get_xydata() for line in ax.lines if line.get_linestyle() == ":"]
     assert [round(float(((a - b) ** 2).sum()), 9) for a, b in errors] == [0.4, 0.4]
