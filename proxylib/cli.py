@@ -72,7 +72,8 @@ def run_study(
             raise ValueError(f"parameter {name!r} has an option of its own: use --{name}")
         values = study.tier_parameters(tier) | options | given
         planned = study.plan(study.notebooks(only), values)
-    except ValueError as error:
+        datasets.load(dataset, values.get("data_root") or None)  # can it be read at all?
+    except (ValueError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from None
     out = (out or paths.figures(dataset, tier)).expanduser().resolve()
     failed = study.run_notebooks(planned, out, click.echo, progress)
