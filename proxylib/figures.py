@@ -201,7 +201,7 @@ def save(fig: Figure, name: str, data: pd.DataFrame, out: Path, source: dict) ->
         source: from `provenance`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    fig.savefig(out / f"{name}.png")
+    fig.savefig(out / f"{name}.png", bbox_inches="tight")  # else a tall title is cut
     data.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     _write_json(out / f"{name}.json", {"figure": f"{name}.png", "data": f"{name}.csv", **source})
 
