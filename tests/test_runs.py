@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from proxylib import caching, runs
+from proxylib import caching, execution, runs
 from proxylib.evaluation import embed
 from proxylib.methods import METHODS
 from proxylib.runs import RunConfig, describe, history, run, sweep
@@ -117,13 +117,13 @@ def test_same_seed_same_numbers_whatever_the_jobs(home, monkeypatch):
 def test_a_finished_run_is_read_and_only_under_its_own_key(home, monkeypatch):
     first = run(small())
     trained = []
-    original = runs.train
+    original = execution.train
 
     def counting(*args, **kwargs):
         trained.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(runs, "train", counting)
+    monkeypatch.setattr(execution, "train", counting)
     same(run(small()), first)
     [again] = sweep([small()], progress=False)
     assert again.history["seconds"].equals(first.history["seconds"])

@@ -1,0 +1,113 @@
+"""The configuration of a run: everything that decides its result."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import get_args
+
+import torch
+
+from proxylib import datasets
+from proxylib.datasets import Dataset
+from proxylib.methods import METHODS, complete_options
+
+SPLITS = ("test", "validation")
+INITS = ("random", "pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result. Hashable; unknown names are errors.
+
+    Attributes:
+        dataset, data_root: see `datasets.load`.
+        data_options: further options of the data set, e.g. `{"distortion": 1.5}`.
+        split: `"test"`: train on the training half, test on the unseen half; `"validation"`:
+            both parts are cut from the training half, for choosing settings.
+        method: a name in `methods.METHODS`.
+        options: what shall differ from `METHODS[method].options`, e.g. `{"ratio": 0.5}`; all
+            others are filled in.
+        init: `"random"`, or `"pretrained"` on other scripts (`training.pretrained_model`).
+        seed: of initialisation, batch order and augmentation (the data set does not change).
+        steps, batch_size: training batches, and embedded points in each; 0 steps = the
+            untrained network. batch_size None = the method's.
+        eval_every: steps between evaluations; 0 = only before and after training.
+        dim: width of the embedding.
+        batch_norm: of the embedding, see `ConvNet`.
+        optimizer: name of a class of `torch.optim`.
+        lr, proxy_lr: learning rates of the network and of the proxies; None = the method's.
+        augment: random affine changes of the training images; None = as the method does best.
+        record_bounds: add `bounds.bound_statistics` of the training classes to the history, from
+            400 anchors while training, exact after it. For proxy methods only.
+
+    Raises:
+        TypeError: an unknown name, or a value of the wrong type.
+        ValueError: a value out of its range.
+    """
+
+    dataset: str = "kanji"
+    data_root: str = ""
+    data_options: tuple[tuple[str, object], ...] = ()
+    split: str = "test"
+    method: str = "proxy_nca"
+    options: tuple[tuple[str, object], ...] = ()
+    init: str = "random"
+    seed: int = 0
+    steps: int = 3000
+    batch_size: int | None = None
+    eval_every: int = 250
+    dim: int = 64
+    batch_norm: bool = False
+    optimizer: str = "Adam"
+    lr: float | None = None
+    proxy_lr: float | None = None
+    augment: bool | None = None
+    record_bounds: bool = False
+
+    def __post_init__(self):
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name, expected in (("split", SPLITS), ("init", INITS)):
+            if getattr(self, name) not in expected:
+                expected = ", ".join(expected)
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {expected}")
+        options = complete_options(self.method, dict(self.options))
+        method = METHODS[self.method]
+        for name in ("batch_size", "lr", "proxy_lr", "augment"):
+            if getattr(self, name) is None:
+                put(name, getattr(method, name))
+        put("options", tuple(sorted(options.items())))
+        put("data_options", tuple(sorted(dict(self.data_options).items())))
+        for field in fields(self):
+            value, kinds = getattr(self, field.name), get_args(field.type) or (field.type,)
+            if float in kinds and type(value) is int:
+                value = float(value)  # 1 and 1.0 are one configuration
+                put(field.name, value)
+            if "options" not in field.name and type(value) not in kinds:
+                raise TypeError(f"{field.name}={value!r}: expected {field.type}")
+        for name in ("lr", "proxy_lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        lowest = {"seed": 0, "steps": 0, "batch_size": 1, "eval_every": 0, "dim": 1}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}: expected {low} or more")
+        optimizer = getattr(torch.optim, self.optimizer, None)
+        if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+            raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")
+        if self.record_bounds and "proxy_norm" not in method.options:
+            raise ValueError(f"record_bounds: {self.method} has no proxies")
+
+    def data(self) -> tuple[Dataset, Dataset]:
+        """(training classes, classes to evaluate on), disjoint."""
+        dataset = datasets.load(self.dataset, self.data_root or None, **dict(self.data_options))
+        train_half, test_half = datasets.zero_shot_split(dataset)
+        if self.split == "validation":
+            return datasets.validation_split(train_half)
+        return train_half, test_half
+
+
+def describe(config: RunConfig) -> dict:
+    """The configuration as plain values, for JSON."""
+    options = {name: dict(getattr(config, name)) for name in ("data_options", "options")}
+    return {**asdict(config), **options}
