@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """A small network to train from scratch: 4 × [3×3 conv, batch norm, ReLU, max-pool], linear.
+    """A small network to train from scratch: 4 × [3×3 conv, batch norm, max-pool, ReLU], linear.
 
     Args:
         channels: 1 or 3, of the images.
@@ -41,8 +41,8 @@ class ConvNet(nn.Module):
             layers += [
                 nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
+                nn.MaxPool2d(2),  # before the ReLU: the same function, a quarter of the work
                 nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
             ]
             c_in = c_out
         side = size // 2 ** len(widths)

@@ -1,0 +1,114 @@
+"""The study's experiments: which runs answer which question."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from proxylib import paths
+from proxylib.config import RunConfig
+from proxylib.methods import METHODS
+from proxylib.tuning import AXES, expand
+
+EVALUATIONS = 20  # of a run; each costs about 0.3 s on the built-in data
+BASELINE_NAMES = tuple(name for name in METHODS if not name.startswith("proxy"))
+PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment, nothing added
+FREE_NORMS = {"embedding_norm": None, "proxy_norm": None}
+
+
+def presets_file(dataset: str, given: str = "") -> Path:
+    """The file of settings for a data set: the one given, else what its tuning chose, else kanji's.
+
+    Raises:
+        FileNotFoundError: the given file does not exist.
+    """
+    if given:
+        if not Path(given).expanduser().is_file():
+            raise FileNotFoundError(
+                f"presets={given!r}: no such file; A1_tuning writes one into its output folder"
+            )
+        return Path(given).expanduser()
+    committed = paths.PROJECT / "figures"
+    candidates = [
+        paths.figures(dataset, "full"),
+        committed / f"{dataset}-full",
+        committed / "kanji-full",
+    ]
+    return next(p for folder in candidates if (p := folder / "presets.yaml").is_file())
+
+
+def read_presets(path: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """Settings by start (`"random"`, `"pretrained"`) and name of the method (`tuning.AXES`).
+
+    Raises:
+        ValueError: a start or a method is missing or unknown.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for init, axes in AXES.items():
+        found = set(content.get(init) or ()) if isinstance(content, dict) else set()
+        if found != axes.keys():
+            raise ValueError(
+                f"{path}: under {init!r} expected settings of {', '.join(axes)}; "
+                f"missing or unknown: {', '.join(sorted(found ^ axes.keys()))}"
+            )
+    return {init: content[init] for init in AXES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What the experiments on one data set share: the data, the seeds, the budget, the settings.
+
+    Attributes:
+        dataset, data_root, data_options: see `RunConfig`.
+        seeds: one run of everything for each.
+        steps: the budget of a run in batches of 32 samples.
+        presets: from `read_presets`.
+    """
+
+    dataset: str
+    presets: Mapping[str, Mapping[str, Mapping[str, object]]]
+    steps: int
+    seeds: tuple[int, ...]
+    data_root: str = ""
+    data_options: tuple[tuple[str, object], ...] = ()
+
+    def runs(self, name: str, init: str = "random", **changes: object) -> list[RunConfig]:
+        """A method with its chosen settings, one run a seed.
+
+        Args:
+            name: in `AXES[init]`: a method of the registry, or `"dynamic"`.
+            init: see `RunConfig`.
+            changes: settings to differ from the chosen ones (see `tuning.expand`), or fields of
+                `RunConfig` that no settings have, as `record_bounds`.
+        """
+        fields = {k: v for k, v in changes.items() if k in ("record_bounds", "eval_every")}
+        settings = {**self.presets[init][name], **changes}
+        expanded = expand(name, {k: v for k, v in settings.items() if k not in fields}, self.steps)
+        return [
+            RunConfig(
+                dataset=self.dataset,
+                data_root=self.data_root,
+                data_options=self.data_options,
+                init=init,
+                seed=seed,
+                **{"eval_every": max(1, expanded["steps"] // EVALUATIONS), **expanded, **fields},
+            )
+            for seed in self.seeds
+        ]
+
+    def benchmark(self, init: str = "random") -> list[RunConfig]:
+        """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2."""
+        return [run for name in METHODS for run in self.runs(name, init)]
+
+    def static(self, ratios: Iterable[float]) -> list[RunConfig]:
+        """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""
+        return [run for ratio in ratios for run in self.runs("proxy_nca", ratio=float(ratio))]
+
+    def dynamic(self, ratios: Iterable[float], **changes: object) -> list[RunConfig]:
+        """Method 1000 from triplets without labels, from the pre-trained start (FIG. 7)."""
+        return [
+            run
+            for ratio in ratios
+            for run in self.runs("dynamic", "pretrained", ratio=float(ratio), **changes)
+        ]
