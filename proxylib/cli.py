@@ -90,7 +90,7 @@ def run_study(
     help="A bar for each download; if a terminal.",
 )
 def run_fetch(name: str, progress: bool) -> None:
-    """Download the data set NAME once.
+    """Download a data set, once.
 
     Files are checked by their SHA-256. Put them into data/downloads yourself to stay offline.
     """

@@ -19,7 +19,7 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     Args:
         name: `"kanji"` (built in, drawn at first use), `"omniglot"` (to be fetched once) or
             `"folder"` (your own images).
-        data_root: where the images are; for every data set but `"kanji"`; `"omniglot"` has a default.
+        data_root: where the images are; not for `"kanji"`, and `"omniglot"` has a default.
         options: see `load` in `proxylib.datasets.kanji`, `.omniglot` and `.folder`.
 
     Raises:

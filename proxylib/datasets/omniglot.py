@@ -16,7 +16,7 @@ from proxylib.datasets.base import Dataset
 from proxylib.datasets.fetch import download, unpack
 
 CREDIT = "Omniglot: Lake, Salakhutdinov and Tenenbaum, Science 2015, MIT licence"
-URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 SHA256 = {
     "images_background_small1.zip": (
         "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"
