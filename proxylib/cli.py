@@ -28,7 +28,7 @@ def app() -> None:
     type=click.Choice(datasets.NAMES),
     default="kanji",
     show_default=True,
-    help="kanji is built in; folder takes your images from -p data_root PATH.",
+    help="kanji is built in, omniglot is fetched once, folder reads -p data_root PATH.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this notebook, e.g. 00.")
 @click.option(
@@ -80,3 +80,21 @@ def run_study(
     click.echo(f"results in {out}")
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}")
+
+
+@app.command("fetch")
+@click.argument("name", type=click.Choice(tuple(datasets.FETCH)))
+@click.option(
+    "--progress/--no-progress",
+    default=sys.stderr.isatty,
+    help="A bar for each download; if a terminal.",
+)
+def run_fetch(name: str, progress: bool) -> None:
+    """Download a data set, once.
+
+    Files are checked by their SHA-256. Put them into data/downloads yourself to stay offline.
+    """
+    try:
+        datasets.FETCH[name](click.echo, progress)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None

@@ -32,6 +32,11 @@ def data() -> Path:
     return home() / "data"
 
 
+def downloads() -> Path:
+    """Folder of downloaded files; one put there by hand is used if its hash is right."""
+    return data() / "downloads"
+
+
 def cache() -> Path:
     """Folder of drawn data sets and finished runs; safe to delete."""
     return data() / "cache"

@@ -263,7 +263,9 @@ def test_folder_passes_over_hidden_files(image_tree):
 
 def test_load_by_name(image_tree):
     assert datasets.load("folder", str(image_tree)).n_classes == 6
-    with pytest.raises(ValueError, match="unknown dataset 'mnist', expected one of kanji, folder"):
+    with pytest.raises(
+        ValueError, match="unknown dataset 'mnist', expected one of kanji, omniglot, folder"
+    ):
         datasets.load("mnist")
     with pytest.raises(ValueError, match="kanji is built in"):
         datasets.load("kanji", "/tmp")

@@ -76,7 +76,7 @@ def test_values_are_read_as_the_declared_type(books):
         (["--only", "quick"], "no notebook 'quick'; there are: 00_bad, 01_good"),
         (["--only", "01_goood"], "no notebook '01_goood'; did you mean '01_good'?"),
         (["--tier", "medium"], "'medium' is not one of 'fast', 'full'"),
-        (["--dataset", "mnist"], "'mnist' is not one of 'kanji', 'folder'"),
+        (["--dataset", "mnist"], "'mnist' is not one of 'kanji', 'omniglot', 'folder'"),
         (["--dataset", "folder"], "data_root='' is no folder"),
         (["-f", "nowhere.yaml"], "nowhere.yaml: No such file"),
     ],

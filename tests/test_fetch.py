@@ -1,0 +1,220 @@
+"""`proxylib fetch` and the data set omniglot, on tiny archives in the genuine layout."""
+
+import hashlib
+import http.server
+import re
+import shutil
+import stat
+import threading
+import zipfile
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from proxylib import datasets
+from proxylib.cli import app
+from proxylib.datasets import fetch, folder, omniglot
+
+ALPHABETS = {1: ("Balinese", "Greek"), 2: ("Greek", "Japanese_(katakana)")}  # Greek is in both
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Two archives of 2 alphabets × 2 characters × 3 drawers on a web server of this machine.
+
+    The server counts the requests; with `cut` it breaks off in the middle of a file.
+    """
+    root = tmp_path / "served"
+    for n, alphabets in ALPHABETS.items():
+        for alphabet in alphabets:
+            for c in (1, 2):
+                leaf = root / f"images_background_small{n}" / alphabet / f"character{c:02}"
+                leaf.mkdir(parents=True)
+                for drawer in (1, 2, 3):
+                    shade = 20 * (len(alphabet) + c) % 256 + drawer
+                    Image.new("L", (105, 105), shade).save(leaf / f"0{c:03}_{drawer:02}.png")
+        name = f"images_background_small{n}"
+        shutil.make_archive(str(root / name), "zip", root, name)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            server.requests.append(self.path)
+            content = (root / self.path.strip("/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2] if server.cut else content)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests, server.cut, server.root = [], False, root
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(omniglot, "URL", f"http://127.0.0.1:{server.server_port}/")
+    register(root, monkeypatch)
+    monkeypatch.setattr(omniglot, "N_CLASSES", 6)
+    monkeypatch.setattr(omniglot, "N_IMAGES", 3)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def register(root, monkeypatch):
+    files = sorted(root.glob("*.zip"))
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    monkeypatch.setattr(omniglot, "SHA256", hashes)
+
+
+def call():
+    result = CliRunner().invoke(app, ["fetch", "omniglot", "--no-progress"])
+    return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def files_in(path):
+    return sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file())
+
+
+def test_each_character_is_there_once_and_loads_as_any_folder(home, served):
+    code, text = call()
+    assert code == 0, text
+    root = home / "data" / "omniglot"
+    assert f"6 characters × 3 images in {root}" in text
+    assert len(files_in(root)) == 18
+    assert files_in(root)[0] == "Balinese/character01/0001_01.png"
+    found, expected = omniglot.load(), folder.load(root)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.labels, expected.labels)
+    assert found.class_names == expected.class_names
+    assert (found.name, expected.name) == ("omniglot", "folder")
+    assert "MIT" in found.credit
+    elsewhere = root.rename(home / "elsewhere")
+    assert datasets.load("omniglot", str(elsewhere)).fingerprint() == expected.fingerprint()
+
+
+def test_a_second_call_does_nothing(home, served):
+    call()
+    requests, before = len(served.requests), (home / "data" / "omniglot").stat().st_mtime_ns
+    code, text = call()
+    assert code == 0 and "omniglot is there already" in text
+    assert len(served.requests) == requests == 2
+    assert (home / "data" / "omniglot").stat().st_mtime_ns == before
+
+
+def test_archives_put_there_by_hand_need_no_network(home, served, monkeypatch):
+    shutil.copytree(served.root, home / "data" / "downloads")
+    monkeypatch.setattr(omniglot, "URL", "http://127.0.0.1:9/")
+    assert call()[0] == 0
+    assert not served.requests
+
+
+def test_a_file_of_another_hash_is_downloaded_again(home, served):
+    downloads = home / "data" / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "images_background_small1.zip").write_text("an older one")
+    assert call()[0] == 0
+    assert len(served.requests) == 2
+    assert len(omniglot.load()) == 18
+
+
+def test_without_network_it_says_what_to_do_by_hand(home, served, monkeypatch):
+    monkeypatch.setattr(omniglot, "URL", "http://127.0.0.1:9/")
+    file = home / "data" / "downloads" / "images_background_small1.zip"
+    code, text = call()
+    assert code == 1 and f"Put the file at {file} by hand" in text
+    assert f"Expected SHA-256: {omniglot.SHA256[file.name]}" in text
+    assert "of the file there" not in text
+    file.write_text("an older one")
+    code, text = call()
+    assert code == 1 and hashlib.sha256(b"an older one").hexdigest() in text
+    assert file.read_text() == "an older one"  # it is the user's
+
+
+@pytest.mark.parametrize("what", ["cut", "other hash"])
+def test_a_bad_download_leaves_nothing_behind(home, served, monkeypatch, what):
+    served.cut = what == "cut"
+    if what == "other hash":
+        monkeypatch.setitem(omniglot.SHA256, "images_background_small1.zip", 64 * "0")
+    code, text = call()
+    assert code == 1 and "images_background_small1.zip: no download from http" in text
+    if what == "other hash":
+        sent = (served.root / "images_background_small1.zip").read_bytes()
+        assert 64 * "0" in text and hashlib.sha256(sent).hexdigest() in text
+    assert files_in(home) == [] and not (home / "data" / "omniglot").exists()
+    served.cut = False
+    register(served.root, monkeypatch)
+    assert call()[0] == 0
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_interrupted_unpacking_leaves_no_half_folder(home, served, monkeypatch, error):
+    extract, count = fetch._extract, [0]
+
+    def failing(*args):
+        count[0] += 1
+        if count[0] == 9:
+            raise error
+        extract(*args)
+
+    monkeypatch.setattr(fetch, "_extract", failing)
+    with pytest.raises(type(error)):
+        omniglot.fetch()
+    assert [path.name for path in (home / "data").iterdir()] == ["downloads"]
+    assert omniglot.fetch() == home / "data" / "omniglot"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.png",
+        "a/../../evil.png",
+        "/tmp/evil.png",
+        r"a\..\..\evil.png",
+        "C:/evil.png",
+        "link",
+    ],
+)
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, name):
+    member = zipfile.ZipInfo(name)
+    if name == "link":
+        member.filename = "top/A/link.png"
+        member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("top/A/good.png", "good")
+        archive.writestr(member, "../../../evil.png")
+    with pytest.raises(ValueError, match=r"bad\.zip: refused to unpack '.*(evil|link)\.png'"):
+        fetch.unpack([tmp_path / "bad.zip"], tmp_path / "deep" / "target", lambda path: None)
+    assert files_in(tmp_path) == ["bad.zip"] and not list((tmp_path / "deep").iterdir())
+
+
+def test_an_archive_with_too_few_images_is_refused_before_it_is_in_place(home, served, monkeypatch):
+    monkeypatch.setattr(omniglot, "N_CLASSES", 7)
+    code, text = call()
+    assert code == 1 and "expected 7 characters × 3 images" in text and "found 6" in text
+    assert not (home / "data" / "omniglot").exists()
+
+
+def test_a_folder_that_is_not_whole_is_told_and_kept(home, served):
+    call()
+    root = home / "data" / "omniglot"
+    (root / "Greek" / "character02" / "0002_01.png").unlink()
+    code, text = call()
+    assert code == 1
+    assert "found 6 characters, 17 images; not 3: Greek/character02 (2)" in text
+    assert "Move the folder away" in text
+    with pytest.raises(ValueError, match=r"Greek/character02 \(2\)"):
+        omniglot.load()
+    assert len(files_in(root)) == 17
+
+
+def test_what_is_not_fetched_says_how_to_get_it(home):
+    with pytest.raises(FileNotFoundError, match="run `proxylib fetch omniglot`"):
+        omniglot.load()
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        datasets.load("omniglot", "nowhere")
+    result = CliRunner().invoke(app, ["study", "--dataset", "omniglot"])
+    assert result.exit_code == 2 and "proxylib fetch omniglot" in result.output
+    assert "'kanji' is not" in CliRunner().invoke(app, ["fetch", "kanji"]).output
