@@ -55,6 +55,21 @@ def read_presets(path: Path) -> dict[str, dict[str, dict[str, object]]]:
     return {init: content[init] for init in AXES}
 
 
+def write_presets(path: Path, chosen: Mapping[str, Mapping], how: str) -> None:
+    """A file for `read_presets`.
+
+    Args:
+        chosen: settings by start and name of the method.
+        how: a sentence on how they were chosen; becomes a comment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {
+        init: {name: dict(s) for name, s in named.items()} for init, named in chosen.items()
+    }
+    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
+    path.write_text(f"# {how}\n{text}", encoding="utf-8")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What the experiments on one data set share: the data, the seeds, the budget, the settings.

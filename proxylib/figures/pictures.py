@@ -1,62 +1,16 @@
-"""The study's plots, and saving: PNG + CSV of the data + JSON provenance."""
+"""Pictures: image grids, galleries of retrieved images, triplets on the circle."""
 
-import importlib.metadata
-import itertools
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from proxylib import paths
 from proxylib.bounds import Triplets
 from proxylib.datasets import Dataset
-
-RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion: told apart by every kind of eye
-MARKERS = "osD^vP*X"
-
-
-def use_style() -> None:
-    """The study's look: white, light grid, colour-blind-safe palette."""
-    sns.set_theme("notebook", "whitegrid", "colorblind", rc={"figure.dpi": 100, "savefig.dpi": 150})
-
-
-def convergence(
-    history: pd.DataFrame, metric: str = "recall_at_1", *, label: str = "Proxy-NCA"
-) -> Figure:
-    """A metric (in %) against training steps: every seed as a thin line, their mean as a bold one.
-
-    Args:
-        history: rows with `step`, `seed` and the metric as a fraction.
-    """
-    fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    colors = sns.color_palette("colorblind")
-    for (seed, rows), color, marker in zip(
-        history.groupby("seed"), itertools.cycle(colors), itertools.cycle(MARKERS), strict=False
-    ):
-        ax.plot(
-            rows["step"], 100 * rows[metric], marker=marker, color=color, lw=1, label=f"seed {seed}"
-        )
-    mean = history.groupby("step")[metric].mean()
-    ax.plot(mean.index, 100 * mean, color="black", lw=2.5, alpha=0.7, label=f"{label}, mean")
-    ax.set(xlabel="training step", ylabel=f"{title(metric)} (%)", ylim=(0, 100))
-    ax.set_xlim(left=0)
-    ax.legend(loc="lower right")
-    return fig
-
-
-def title(metric: str) -> str:
-    """`recall_at_1` → `Recall@1`, `nmi` → `NMI`."""
-    return metric.replace("recall_at_", "Recall@").replace("nmi", "NMI")
+from proxylib.figures.style import RIGHT, WRONG
 
 
 def image_grid(rows: Sequence[Sequence[np.ndarray] | Tensor], names: Sequence[str]) -> Figure:
@@ -170,66 +124,3 @@ def circle(ax: plt.Axes, triplets: Triplets) -> None:
     ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
-
-
-def provenance(**parameters) -> dict:
-    """What a result was made with: parameters, versions, commit, machine, time (UTC)."""
-    packages = ("proxylib", "torch", "torchvision", "numpy", "scikit-learn", "kanjivg")
-    return {
-        "parameters": parameters,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def provenance_table(source: dict, **more: str) -> str:
-    """Provenance (from `provenance`) and further facts as Markdown, for a notebook's end."""
-    facts = source["versions"] | {"python": source["python"], "machine": source["machine"]} | more
-    rows = [f"| {name} | {fact} |" for name, fact in facts.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def save(fig: Figure, name: str, data: pd.DataFrame, out: Path, source: dict) -> None:
-    """Write `name.png`, `name.csv` (the plotted data) and `name.json` (where it is from) to `out`.
-
-    Args:
-        name: file name without ending, beginning with the notebook's: `00_quickstart-convergence`.
-        data: what the figure shows, one row per mark.
-        source: from `provenance`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    fig.savefig(out / f"{name}.png", bbox_inches="tight")  # else a tall title is cut
-    data.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    _write_json(out / f"{name}.json", {"figure": f"{name}.png", "data": f"{name}.csv", **source})
-
-
-def save_metrics(notebook: str, metrics: dict[str, float], out: Path, source: dict) -> None:
-    """Write a notebook's `NOTEBOOK.metrics.json`: flat names, fractions; provenance beside it.
-
-    Raises:
-        ValueError: a value that is no finite number.
-    """
-    for name, value in metrics.items():
-        if not np.isfinite(value):
-            raise ValueError(f"{notebook}: metric {name} is {value}, expected a finite number")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / f"{notebook}.metrics.json", {k: float(v) for k, v in metrics.items()})
-    _write_json(out / f"{notebook}.provenance.json", source)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(paths.PROJECT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
