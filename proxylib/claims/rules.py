@@ -1,18 +1,21 @@
-"""What of the patent reproduces: every claim judged by a rule that was fixed before the runs.
+"""The rules: from tables of results (see `judge`) to one claim each, fixed before the runs.
 
-The evidence is tables (`judge` names them and their columns); nothing here trains or reads files.
 Differences of Recall@1 and NMI are in percentage points.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 
-from proxylib.claim_texts import CLAIMS, LIKELY_CAUSES
+from proxylib.claims.claim import (
+    NONE,
+    NOT_REPRODUCED,
+    NOT_TESTED,
+    PARTLY,
+    REPRODUCED,
+    Claim,
+    build_claim,
+)
 from proxylib.methods import METHODS
 from proxylib.statistics import (
     Interval,
@@ -25,40 +28,7 @@ from proxylib.statistics import (
 )
 
 BASELINES = ("semihard", "lifted", "npairs", "struct_clust", "nca", "contrastive")
-REPRODUCED, PARTLY = "reproduced", "partly reproduced"
-NOT_REPRODUCED, NOT_TESTED = "not reproduced", "not tested"
-_BOUNDS = ("ranking", "nca", "triplet")
-_CONSTANTS = ("published", "corrected")
 _POINTS = "percentage points"
-_NONE = Interval(math.nan, math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the patent with its verdict.
-
-    Attributes:
-        id: C1 … C12; C1b, C6a and C6b too.
-        statement: what the patent says. source: where it says so.
-        rule: when it counts as reproduced, or as partly reproduced.
-        evidence: what was measured, in one sentence.
-        effect, unit: the number that the rule is about; NaN if there is none.
-        low, high: its 95 % interval over the seeds; NaN with one seed, and for a count.
-        verdict: reproduced, partly reproduced, not reproduced or not tested.
-        likely_cause: a hypothesis why it did not reproduce (in full); else empty.
-    """
-
-    id: str
-    statement: str
-    source: str
-    rule: str
-    evidence: str
-    effect: float
-    unit: str
-    low: float
-    high: float
-    verdict: str
-    likely_cause: str
 
 
 def c1(benchmark: pd.DataFrame) -> Claim:
@@ -102,7 +72,7 @@ def c4(benchmark: pd.DataFrame) -> Claim:
         verdict = NOT_TESTED
     else:
         verdict = _verdict(not wrong, len(wrong) == 1 and worst.low <= 0 <= worst.high)
-    return _claim("C4", evidence, verdict, worst, _POINTS)
+    return build_claim("C4", evidence, verdict, worst, _POINTS)
 
 
 def c5(static: pd.DataFrame, benchmark: pd.DataFrame) -> Claim:
@@ -138,24 +108,24 @@ def c7(dynamic: pd.DataFrame) -> Claim:
         top = patent[best_patent].mean()
         evidence += f"; by the patent's rule it is best at {best_patent:g} ({_percent(top)})"
     overfits = means[largest] < means[best]
-    return _claim("C7", evidence + ".", _verdict(gains and overfits, gains), effect, _POINTS)
+    return build_claim("C7", evidence + ".", _verdict(gains and overfits, gains), effect, _POINTS)
 
 
 def c8(bounds: pd.DataFrame) -> Claim:
     """Violations of the corrected bounds, and of the printed ones (propositions, section 2.3)."""
-    columns = [f"{name}_violations_{c}" for c in _CONSTANTS for name in _BOUNDS]
-    _check_bounds(bounds, "triplets", *columns)
-    count = bounds[columns].sum()
     corrected, published = (
-        {name: count[f"{name}_violations_{c}"] for name in _BOUNDS} for c in reversed(_CONSTANTS)
+        [f"{name}_violations_{constant}" for name in ("ranking", "nca", "triplet")]
+        for constant in ("corrected", "published")
     )
-    broken = float(sum(corrected.values()))
+    _check_bounds(bounds, "triplets", *corrected, *published)
+    count = bounds[corrected + published].sum()
+    broken = float(count[corrected].sum())
     evidence = (
         f"Among {bounds['triplets'].sum():,.0f} triplets, seen in {len(bounds):,} evaluations, "
-        f"violations of the corrected constants: {_counts(corrected)}; "
-        f"of the published ones: {_counts(published)} (NCA: pairs of anchor and positive)."
+        f"violations of the corrected constants: {_counts(count[corrected])}; "
+        f"of the published ones: {_counts(count[published])} (NCA: pairs of anchor and positive)."
     )
-    return _claim(
+    return build_claim(
         "C8", evidence, _verdict(broken == 0), Interval(broken, math.nan, math.nan), "violations"
     )
 
@@ -178,7 +148,9 @@ def c9(bounds: pd.DataFrame) -> Claim:
         f"Both bounds are tighter at the end in {tighter.sum()} of {len(tighter)} runs; "
         f"mean slack: {means}; it falls by {_show(effect, '%', sign='')}."
     )
-    return _claim("C9", evidence, _verdict(tighter.all()), effect, "% of the slack at the start")
+    return build_claim(
+        "C9", evidence, _verdict(tighter.all()), effect, "% of the slack at the start"
+    )
 
 
 def c10(batch: pd.DataFrame) -> Claim:
@@ -189,7 +161,7 @@ def c10(batch: pd.DataFrame) -> Claim:
     evidence = f"R@1 at batch 128 minus that at batch 32: {_show(effect)}"
     if effect.mean > 2:
         evidence += "; the larger batch is better, which by the letter isn't within 2 points either"
-    return _claim("C10", evidence + ".", _verdict(within), effect, _POINTS)
+    return build_claim("C10", evidence + ".", _verdict(within), effect, _POINTS)
 
 
 def c11(norms: pd.DataFrame) -> Claim:
@@ -199,7 +171,7 @@ def c11(norms: pd.DataFrame) -> Claim:
     evidence = f"R@1 with fixed norms minus that with free ones: {_show(effect)}."
     holds = effect.mean >= 0 and effect.low >= -1
     verdict = NOT_TESTED if _unknown(effect) else _verdict(holds)
-    return _claim("C11", evidence, verdict, effect, _POINTS)
+    return build_claim("C11", evidence, verdict, effect, _POINTS)
 
 
 def c12(rotation: pd.DataFrame) -> Claim:
@@ -219,92 +191,7 @@ def c12(rotation: pd.DataFrame) -> Claim:
         others = [f"{_label(name)} {_percent(at[30].mean)}" for name, at in kept.items()]
         evidence += f" ({', '.join(others)} at 30°)"
     verdict = _verdict(own[30].mean >= 0.9, own[15].mean >= 0.9)
-    return _claim("C12", evidence + ".", verdict, own[30], "of upright R@1")
-
-
-_JUDGES = {
-    "C1": (c1, "benchmark"),
-    "C1b": (c1b, "benchmark"),
-    "C2": (c2, "benchmark"),
-    "C3": (c3, "benchmark"),
-    "C4": (c4, "benchmark"),
-    "C5": (c5, "static", "benchmark"),
-    "C6a": (c6a, "dynamic", "pretrained"),
-    "C6b": (c6b, "dynamic", "pretrained"),
-    "C7": (c7, "dynamic"),
-    "C8": (c8, "bounds"),
-    "C9": (c9, "bounds"),
-    "C10": (c10, "batch"),
-    "C11": (c11, "norms"),
-    "C12": (c12, "rotation"),
-}
-TABLES = tuple(dict.fromkeys(name for _, *names in _JUDGES.values() for name in names))
-
-
-def judge(evidence: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    """All claims in order; those whose tables are missing (or None) are not tested.
-
-    Args:
-        evidence: tables by name; R@1 and NMI are fractions, final unless a history is meant.
-            - `benchmark`: history of every method and seed, equal budgets of samples: method,
-              seed, step, samples, seconds, recall_at_1, nmi (needed in the last row of a run).
-            - `static`: ratio, seed, recall_at_1.
-            - `dynamic`: rule (patent or stabilised), ratio, seed, recall_at_1.
-            - `pretrained`: method, seed, recall_at_1; every method from the start of `dynamic`.
-            - `bounds`: history: norms (fixed or free), seed, step and `bound_statistics`'s columns.
-            - `batch`: batch_size (32 and 128), seed, recall_at_1 of Proxy-NCA.
-            - `norms`: norms (fixed or free), seed, recall_at_1 of Proxy-NCA.
-            - `rotation`: method, seed, angle of the queries in degrees, recall_at_1.
-
-    Raises:
-        ValueError: an unknown table, a table without the columns or rows that its claims need,
-            NaN, unequal budgets, or methods whose seeds don't match.
-    """
-    if unknown := sorted(evidence.keys() - set(TABLES)):
-        raise ValueError(f"unknown tables {', '.join(unknown)}; expected {', '.join(TABLES)}")
-    claims = []
-    for id, (function, *names) in _JUDGES.items():
-        if missing := [name for name in names if evidence.get(name) is None]:
-            text = f"No runs: {' and '.join(missing)} missing."
-            claims.append(_claim(id, text, NOT_TESTED, _NONE, ""))
-        else:
-            claims.append(function(*(evidence[name] for name in names)))
-    return claims
-
-
-def ledger(claims: Sequence[Claim]) -> pd.DataFrame:
-    """The claims as a table to show, one row each, indexed by their ids."""
-    rows = [
-        {
-            "claim": claim.id,
-            "the patent says": f"{claim.statement} ({claim.source})",
-            "rule": claim.rule,
-            "verdict": claim.verdict,
-            "effect": "" if math.isnan(claim.effect) else f"{claim.effect:.2f} {claim.unit}",
-            "95 % interval": "" if _unknown(claim) else f"{claim.low:.2f} to {claim.high:.2f}",
-            "evidence": claim.evidence,
-            "likely cause": claim.likely_cause,
-        }
-        for claim in claims
-    ]
-    return pd.DataFrame(rows).set_index("claim")
-
-
-def save_claims(claims: Sequence[Claim], path: Path, source: dict) -> None:
-    """Write the claims and their provenance as JSON, `{"claims": […], "provenance": {…}}`.
-
-    Args:
-        path: the file, `claims.json` by custom; NaN becomes null.
-        source: from `figures.provenance`.
-    """
-    rows = [
-        {key: None if value != value else value for key, value in asdict(claim).items()}
-        for claim in claims
-    ]
-    content = {"claims": rows, "provenance": source}
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    return build_claim("C12", evidence + ".", verdict, own[30], "of upright R@1")
 
 
 def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
@@ -326,7 +213,7 @@ def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
     times = pd.DataFrame(rows, columns=["column", "seed", "own", "theirs"]).set_index("column")
     if (times.loc[["samples"], ["own", "theirs"]] == 0).any(axis=None):
         text = "A seed meets the target before training, so there is no time to compare."
-        return _claim(id, text, NOT_TESTED, _NONE, "times")
+        return build_claim(id, text, NOT_TESTED, NONE, "times")
     ratio = times["theirs"] / times["own"]
     effect = interval(ratio[["samples"]])
     mean = times.loc[["samples"], ["own", "theirs"]].mean()
@@ -340,7 +227,7 @@ def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
         evidence += f"; {missed} of {len(wide)} seeds never got there (counted as the whole budget)"
     fast = effect.low > 1
     verdict = NOT_TESTED if _unknown(effect) else _verdict(fast and effect.mean >= 2.5, fast)
-    return _claim(id, evidence + ".", verdict, effect, "times")
+    return build_claim(id, evidence + ".", verdict, effect, "times")
 
 
 def _beats(id: str, benchmark: pd.DataFrame, column: str) -> Claim:
@@ -351,9 +238,10 @@ def _beats(id: str, benchmark: pd.DataFrame, column: str) -> Claim:
     above = all(gap.low > 0 for gap in gaps.values())
     own = final.loc[final["method"] == "proxy_nca", column].mean()
     each = "; ".join(f"{_label(name)} {_show(gap)}" for name, gap in gaps.items())
-    evidence = f"Proxy-NCA has {_percent(own)}, which differs from each baseline by: {each}."
+    name = {"recall_at_1": "R@1", "nmi": "NMI"}[column]
+    evidence = f"Proxy-NCA's {name} is {_percent(own)}, minus that of each baseline: {each}."
     verdict = NOT_TESTED if _unknown(least) else _verdict(above, least.mean > 0)
-    return _claim(id, evidence, verdict, least, _POINTS)
+    return build_claim(id, evidence, verdict, least, _POINTS)
 
 
 def _suffices(id: str, swept: pd.DataFrame, reference: pd.DataFrame) -> Claim:
@@ -367,18 +255,25 @@ def _suffices(id: str, swept: pd.DataFrame, reference: pd.DataFrame) -> Claim:
         f"R@1 minus that of the best baseline, {_label(name)} ({_percent(means[name])}): "
         f"{_show(half)} at ratio 0.5, {_show(more)} at 0.75."
     )
-    return _claim(id, evidence, _verdict(half.mean >= 0, more.mean >= 0), half, _POINTS)
+    return build_claim(id, evidence, _verdict(half.mean >= 0, more.mean >= 0), half, _POINTS)
 
 
 def _check_benchmark(benchmark: pd.DataFrame) -> None:
     columns = ("method", "seed", "step", "samples", "seconds", "recall_at_1")
     require(benchmark, "benchmark", *columns)
-    budget = benchmark.groupby("method")["samples"].max()
+    _check_single(benchmark, "benchmark", "method")
+    budget = benchmark.groupby(["method", "seed"])["samples"].max()
     if budget.max() > 1.01 * budget.min():  # batches of 32 and 128 may round it differently
         raise ValueError(
-            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for "
+            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for (method, seed) "
             f"{budget.idxmin()} and {budget.max():,.0f} for {budget.idxmax()}"
         )
+
+
+def _check_single(table: pd.DataFrame, name: str, key: str) -> None:
+    if (twice := table.duplicated([key, "seed", "step"])).any():
+        row = table.loc[twice, [key, "seed", "step"]].iloc[0].to_dict()
+        raise ValueError(f"{name}: expected one row per {key}, seed and step; several for {row}")
 
 
 def _final(benchmark: pd.DataFrame, column: str = "recall_at_1") -> pd.DataFrame:
@@ -415,6 +310,7 @@ def _check_bounds(bounds: pd.DataFrame, *columns: str) -> None:
     require(bounds, "bounds", "norms", "seed", "step", *columns)
     if (there := set(bounds["norms"])) != {"fixed", "free"}:
         raise ValueError(f"bounds: expected norms fixed and free, got {sorted(there)}")
+    _check_single(bounds, "bounds", "norms")
 
 
 def _gap(table: pd.DataFrame, a, b, column: str = "recall_at_1", key: str = "method") -> Interval:
@@ -422,18 +318,11 @@ def _gap(table: pd.DataFrame, a, b, column: str = "recall_at_1", key: str = "met
     return interval(100 * paired_difference(table, a, b, column, key))
 
 
-def _claim(id: str, evidence: str, verdict: str, effect: Interval, unit: str) -> Claim:
-    statement, source, rule = CLAIMS[id]
-    cause = LIKELY_CAUSES[id] if verdict in (PARTLY, NOT_REPRODUCED) else ""
-    mean, low, high = effect
-    return Claim(id, statement, source, rule, evidence, mean, unit, low, high, verdict, cause)
-
-
 def _verdict(reproduced: bool, partly: bool = False) -> str:
     return REPRODUCED if reproduced else PARTLY if partly else NOT_REPRODUCED
 
 
-def _unknown(effect: Interval | Claim) -> bool:
+def _unknown(effect: Interval) -> bool:
     return math.isnan(effect.low)
 
 
@@ -450,6 +339,5 @@ def _show(effect: Interval, unit: str = "points", sign: str = "+") -> str:
     return " ".join(filter(None, (f"{effect.mean:{sign}.2f}", unit, f"({between})")))
 
 
-def _counts(violations: Mapping[str, float]) -> str:
-    names = {"ranking": "ranking", "nca": "NCA", "triplet": "triplet"}
-    return ", ".join(f"{names[name]} {count:,.0f}" for name, count in violations.items())
+def _counts(violations: pd.Series) -> str:
+    return "ranking {:,.0f}, NCA {:,.0f}, triplet {:,.0f}".format(*violations)
