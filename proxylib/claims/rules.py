@@ -218,7 +218,7 @@ def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
     effect = interval(ratio[["samples"]])
     mean = times.loc[["samples"], ["own", "theirs"]].mean()
     evidence = (
-        f"To {100 * share:.0f} % of its best R@1 (mean {_percent(wide[name].mean())}), the best "
+        f"To {share:.0%} of its best R@1 ({_percent(share * wide[name].mean())}), the best "
         f"baseline, {_label(name)}, needed {mean['theirs']:,.0f} samples, Proxy-NCA "
         f"{mean['own']:,.0f}; ratio {_show(effect, '', sign='')} in samples, "
         f"{ratio[['step']].mean():.2f} in steps, {ratio[['seconds']].mean():.2f} in seconds"
@@ -264,9 +264,10 @@ def _check_benchmark(benchmark: pd.DataFrame) -> None:
     _check_single(benchmark, "benchmark", "method")
     budget = benchmark.groupby(["method", "seed"])["samples"].max()
     if budget.max() > 1.01 * budget.min():  # batches of 32 and 128 may round it differently
+        (few, seed), (many, other) = budget.idxmin(), budget.idxmax()
         raise ValueError(
-            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for (method, seed) "
-            f"{budget.idxmin()} and {budget.max():,.0f} for {budget.idxmax()}"
+            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for {few}, seed "
+            f"{seed}, and {budget.max():,.0f} for {many}, seed {other}"
         )
 
 
@@ -336,7 +337,8 @@ def _percent(fraction: float) -> str:
 
 def _show(effect: Interval, unit: str = "points", sign: str = "+") -> str:
     between = "one seed" if _unknown(effect) else f"{effect.low:.2f} to {effect.high:.2f}"
-    return " ".join(filter(None, (f"{effect.mean:{sign}.2f}", unit, f"({between})")))
+    text = " ".join(filter(None, (f"{effect.mean:{sign}.2f}", unit, f"({between})")))
+    return text.replace("-", "−")
 
 
 def _counts(violations: pd.Series) -> str:
