@@ -1,0 +1,164 @@
+"""What the claims are judged by: differences within a seed, and intervals over the seeds.
+
+Tables are tidy: one row per run (its final metrics), or one per evaluation of a run (a history).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+_DIGITS = 9  # so that a value equal to a threshold is not above or below it by rounding
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its 95 % interval; low and high are NaN with one seed."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def require(table: pd.DataFrame, name: str, *columns: str) -> None:
+    """Check a table at the boundary.
+
+    Raises:
+        ValueError: not a DataFrame, no rows, a column that is absent or holds NaN.
+    """
+    if not isinstance(table, pd.DataFrame) or table.empty:
+        came = "no rows" if isinstance(table, pd.DataFrame) else type(table).__name__
+        raise ValueError(f"{name}: expected a DataFrame with rows, got {came}")
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(
+            f"{name}: lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
+        )
+    if empty := [column for column in columns if table[column].isna().any()]:
+        raise ValueError(f"{name}: NaN in {', '.join(empty)}, expected a value in every row")
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and 95 % percentile bootstrap interval; the resampling is seeded, so it repeats.
+
+    With the usual five seeds the interval is rather too narrow, as percentile intervals of few
+    values are.
+
+    Args:
+        values: one per seed.
+
+    Returns:
+        mean, low, high, rounded to 9 decimals. One value: low and high are NaN. Equal values: both
+        are the mean.
+
+    Raises:
+        ValueError: no values, or one that is not finite.
+
+    Example:
+        >>> interval([1.0, 1.0, 1.0])
+        Interval(mean=1.0, low=1.0, high=1.0)
+    """
+    sample = np.asarray(list(values), float)
+    if not len(sample) or not np.isfinite(sample).all():
+        raise ValueError(f"expected finite values, one per seed; got {sample.tolist()}")
+    mean = round(float(sample.mean()), _DIGITS)
+    if len(sample) == 1:
+        return Interval(mean, float("nan"), float("nan"))
+    if np.ptp(sample) < 10.0**-_DIGITS:
+        return Interval(mean, mean, mean)
+    result = bootstrap(
+        (sample,), np.mean, method="percentile", random_state=np.random.default_rng(0)
+    )
+    low, high = result.confidence_interval
+    return Interval(mean, round(float(low), _DIGITS), round(float(high), _DIGITS))
+
+
+def by_seed(
+    table: pd.DataFrame, wanted: Sequence, column: str = "recall_at_1", key: str = "method"
+) -> pd.DataFrame:
+    """One row per seed and one column for each of `wanted`: what pairing by seed needs.
+
+    Args:
+        table: columns `key`, seed and `column`; one row per run.
+        wanted: values of `key`.
+
+    Raises:
+        ValueError: a value with no run, two runs of the same seed, or seeds that don't match.
+    """
+    for value in wanted:
+        rows = table[table[key] == value]
+        if rows.empty:
+            there = ", ".join(map(str, table[key].unique()))
+            raise ValueError(f"no runs with {key} {value}; there are {there}")
+        if (twice := rows["seed"].duplicated()).any():
+            seed = rows.loc[twice, "seed"].iloc[0]
+            raise ValueError(f"{key} {value}: expected one run with seed {seed}, got several")
+    wide = table[table[key].isin(wanted)].pivot(index="seed", columns=key, values=column)
+    for value in wanted:
+        if (absent := wide[value].isna()).any():
+            raise ValueError(
+                f"seeds don't match: {key} {value} has no {column} with seed "
+                f"{', '.join(map(str, wide.index[absent]))}, but another {key} has"
+            )
+    return wide[list(wanted)]
+
+
+def paired_difference(
+    table: pd.DataFrame, a, b, column: str = "recall_at_1", key: str = "method"
+) -> pd.Series:
+    """`column` of a minus that of b, for each seed.
+
+    Args:
+        table: columns `key`, seed and `column`; one row per run.
+        a, b: values of `key`.
+
+    Raises:
+        ValueError: as `by_seed`.
+    """
+    wide = by_seed(table, (a, b), column, key)
+    return wide[a] - wide[b]
+
+
+def time_to(
+    history: pd.DataFrame, target: float, column: str = "samples", metric: str = "recall_at_1"
+) -> float:
+    """When a run first reaches a target, linearly interpolated between evaluations.
+
+    Args:
+        history: of one run: `metric` and `column`, one row per evaluation.
+        target: value of the metric.
+        column: what time is counted in: samples, step or seconds.
+
+    Returns:
+        In units of the column; ∞ if the target is never reached. If the first evaluation
+        reaches it, the time of that.
+
+    Raises:
+        ValueError: absent columns or NaN in them, or rows of several runs.
+
+    Example:
+        >>> time_to(pd.DataFrame({"samples": [0, 100], "recall_at_1": [0.0, 0.8]}), 0.4)
+        50.0
+    """
+    require(history, "history", column, metric)
+    history = history.sort_values(column, kind="stable")
+    times, values = history[column].to_numpy(float), history[metric].to_numpy(float)
+    if (np.diff(times) <= 0).any():
+        raise ValueError(f"history: expected one run, got rows with the same {column}")
+    if not (reached := values >= target).any():
+        return float("inf")
+    i = int(reached.argmax())
+    if i == 0:
+        return float(times[0])
+    share = (target - values[i - 1]) / (values[i] - values[i - 1])
+    return float(times[i - 1] + share * (times[i] - times[i - 1]))
+
+
+def finals(history: pd.DataFrame) -> pd.DataFrame:
+    """The last evaluation of every run: one row per method and seed.
+
+    Args:
+        history: method, seed, step and metrics, one row per evaluation.
+    """
+    ordered = history.sort_values("step", kind="stable")
+    return ordered.groupby(["method", "seed"], sort=False).tail(1).reset_index(drop=True)
