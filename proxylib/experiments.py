@@ -11,7 +11,6 @@ from proxylib.config import RunConfig
 from proxylib.methods import METHODS
 from proxylib.tuning import AXES, expand
 
-EVALUATIONS = 20  # of a run; each costs about 0.3 s on the built-in data
 BASELINE_NAMES = tuple(name for name in METHODS if not name.startswith("proxy"))
 PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment, nothing added
 FREE_NORMS = {"embedding_norm": None, "proxy_norm": None}
@@ -107,10 +106,14 @@ class Study:
                 data_options=self.data_options,
                 init=init,
                 seed=seed,
-                **{"eval_every": max(1, expanded["steps"] // EVALUATIONS), **expanded, **fields},
+                **{"eval_every": self._interval(expanded["steps"]), **expanded, **fields},
             )
             for seed in self.seeds
         ]
+
+    def _interval(self, steps: int) -> int:
+        """Steps between evaluations: 20 of them, fewer in a short run, for they cost time too."""
+        return max(1, steps // max(1, min(20, self.steps // 50)))
 
     def benchmark(self, init: str = "random") -> list[RunConfig]:
         """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2."""
