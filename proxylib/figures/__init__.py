@@ -12,6 +12,7 @@ from proxylib.figures.style import (
     title,
     use_style,
 )
+from proxylib.figures.walks import walk
 
 __all__ = [
     "MARKERS",
@@ -29,4 +30,5 @@ __all__ = [
     "save_metrics",
     "title",
     "use_style",
+    "walk",
 ]
