@@ -9,6 +9,7 @@ from proxylib.figures.style import (
     WRONG,
     method_label,
     method_style,
+    stamp,
     title,
     use_style,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "provenance_table",
     "save",
     "save_metrics",
+    "stamp",
     "title",
     "use_style",
 ]
