@@ -93,3 +93,12 @@ def test_circle_draws_the_errors_at_their_true_length():
     figures.circle(ax, tight_example(0.4))
     errors = [line.get_xydata() for line in ax.lines if line.get_linestyle() == ":"]
     assert [round(float(((a - b) ** 2).sum()), 9) for a, b in errors] == [0.4, 0.4]
+
+
+def test_stamp_stands_below_the_axes():
+    fig, ax = plt.subplots()
+    figures.stamp(fig, "kanji, tier fast, seeds 0, 1")
+    (note,) = fig.texts
+    assert note.get_text() == "kanji, tier fast, seeds 0, 1"
+    fig.canvas.draw()
+    assert note.get_window_extent().y1 <= ax.get_tightbbox().y0

@@ -9,6 +9,7 @@ from proxylib.figures.style import (
     WRONG,
     method_label,
     method_style,
+    stamp,
     title,
     use_style,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "provenance_table",
     "save",
     "save_metrics",
+    "stamp",
     "title",
     "use_style",
     "walk",

@@ -1,6 +1,7 @@
 """The look that all plots share, and names as readers know them."""
 
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from proxylib.methods import METHODS
 
@@ -31,3 +32,11 @@ def method_style(name: str) -> dict[str, object]:
         "marker": MARKERS[at],
         "linestyle": "-" if name.startswith(("proxy", "dynamic")) else "--",
     }
+
+
+def stamp(fig: Figure, text: str) -> None:
+    """A small grey note below the figure's right end: what it was made from, as data set and tier.
+
+    The note stays on the picture, so that a tier `fast` figure can't pass as the result.
+    """
+    fig.text(1, -0.01, text, ha="right", va="top", fontsize=9, color="0.35", gid="stamp")
