@@ -70,8 +70,8 @@ def run_study(
         options = {"tier": tier, "dataset": dataset, "jobs": jobs}
         for name in given.keys() & {*options, "out"}:
             raise ValueError(f"parameter {name!r} has an option of its own: use --{name}")
-        values = study.tier_parameters(tier) | options | given
-        planned = study.plan(study.notebooks(only), values)
+        values = options | given
+        planned = study.plan(study.notebooks(only), values, tier)
         datasets.load(dataset, values.get("data_root") or None)  # can it be read at all?
     except (ValueError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from None

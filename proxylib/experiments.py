@@ -12,8 +12,9 @@ from proxylib.methods import METHODS
 from proxylib.tuning import AXES, expand
 
 BASELINE_NAMES = tuple(name for name in METHODS if not name.startswith("proxy"))
+NORMS = {"fixed": {}, "free": {"embedding_norm": None, "proxy_norm": None}}
 PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment, nothing added
-FREE_NORMS = {"embedding_norm": None, "proxy_norm": None}
+FREE_NORMS = NORMS["free"]
 
 
 def presets_file(dataset: str, given: str = "") -> Path:
@@ -130,3 +131,24 @@ class Study:
             for ratio in ratios
             for run in self.runs("dynamic", "pretrained", ratio=float(ratio), **changes)
         ]
+
+    def bounds(self) -> dict[str, list[RunConfig]]:
+        """Proxy-NCA with the bounds recorded, with fixed and with free norms (notebook 02).
+
+        With the registry's settings: the bounds are about the loss, however well it does.
+        """
+        return {
+            norms: [
+                RunConfig(
+                    dataset=self.dataset,
+                    data_root=self.data_root,
+                    options=options,
+                    seed=seed,
+                    steps=self.steps,
+                    eval_every=max(1, self.steps // 8),
+                    record_bounds=True,
+                )
+                for seed in self.seeds
+            ]
+            for norms, options in NORMS.items()
+        }

@@ -13,7 +13,7 @@ from proxylib.caching import cached, code_fingerprint, is_cached
 from proxylib.config import RunConfig, describe
 from proxylib.execution import RunResult, execute
 
-__all__ = ["RunConfig", "RunResult", "describe", "history", "run", "sweep"]
+__all__ = ["RunConfig", "RunResult", "describe", "fingerprint", "history", "run", "sweep"]
 
 # The code that decides a result; what data it gets is hashed by content.
 RESULT_CODE = ("losses.py", "proxies.py", "samplers.py", "objectives.py", "baselines.py")
@@ -78,10 +78,15 @@ def history(results: Iterable[RunResult], **columns: Iterable) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
+def fingerprint(config: RunConfig) -> str:
+    """Hash of what, beside the configuration, decides a run's result: data, code, versions."""
     parts = [part.fingerprint() for part in config.data()]
     versions = [torch.__version__, np.__version__, sklearn.__version__]
-    return config, " ".join([code_fingerprint(*RESULT_CODE), *parts, *versions])
+    return " ".join([code_fingerprint(*RESULT_CODE), *parts, *versions])
+
+
+def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
+    return config, fingerprint(config)
 
 
 def _numbered(i: int, *args) -> tuple[int, RunResult | FloatingPointError]:

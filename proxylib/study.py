@@ -38,9 +38,16 @@ def parameters(notebook: Path) -> dict[str, dict]:
     return papermill.inspect_notebook(str(notebook))
 
 
-def tier_parameters(tier: str) -> dict[str, object]:
-    """What a tier changes: nothing for `"fast"` (the notebooks' defaults), else its YAML file."""
-    return {} if tier == "fast" else read_yaml(paths.notebooks() / "params" / f"{tier}.yaml")
+def tier_parameters(tier: str, notebook: str) -> dict[str, object]:
+    """What a tier changes in a notebook: nothing for `"fast"` (its defaults), else its YAML file.
+
+    The file has parameters for all notebooks that declare them, and under `notebooks` more for
+    some of them, by name.
+    """
+    if tier == "fast":
+        return {}
+    common = read_yaml(paths.notebooks() / "params" / f"{tier}.yaml")
+    return common | common.pop("notebooks").get(notebook, {})
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -60,8 +67,10 @@ def read_yaml(path: Path) -> dict[str, object]:
     return {str(name): value for name, value in values.items()}
 
 
-def plan(chosen: list[Path], values: dict[str, object]) -> dict[Path, dict[str, object]]:
-    """The parameters that each notebook is given: those of `values` that it declares.
+def plan(
+    chosen: list[Path], values: dict[str, object], tier: str = "fast"
+) -> dict[Path, dict[str, object]]:
+    """The parameters that each notebook is given: its tier's and `values`, where it declares them.
 
     Text is converted to the declared type (`"3"` for an int, `"0,1"` for a list), so that values
     can come from the command line.
@@ -80,13 +89,14 @@ def plan(chosen: list[Path], values: dict[str, object]) -> dict[Path, dict[str, 
     result: dict[Path, dict[str, object]] = {}
     for path, names in declared.items():
         result[path] = {}
-        for name in values.keys() & names.keys():
+        given = tier_parameters(tier, path.stem) | values
+        for name in given.keys() & names.keys():
             kind = names[name]["inferred_type_name"].partition("[")[0]
             try:
-                result[path][name] = _convert(values[name], kind)
+                result[path][name] = _convert(given[name], kind)
             except ValueError:
                 problems.append(
-                    f"{name}={values[name]!r}: {path.stem} expects {kind}, "
+                    f"{name}={given[name]!r}: {path.stem} expects {kind}, "
                     f"default {names[name]['default']}"
                 )
     if problems:

@@ -93,14 +93,14 @@ def expand(name: str, settings: Mapping[str, object], steps: int) -> dict[str, o
         settings: `batch_size`, `lr`, `proxy_lr`, `augment`, `batch_norm`, and options of the
             method. The learning rates are those of batches of 32; for others they are multiplied
             by √(batch size / 32).
-        steps: budget in batches of 32: every method sees as many samples.
+        steps: budget in batches of 32, 1 or more: every method sees as many samples.
     """
     fields = {name: settings[name] for name in _FIELDS}
     scale = (fields["batch_size"] / BATCH_SIZE) ** 0.5
     return fields | {
         "method": method_of(name),
         "options": {name: value for name, value in settings.items() if name not in _FIELDS},
-        "steps": round(steps * BATCH_SIZE / fields["batch_size"]),
+        "steps": max(1, round(steps * BATCH_SIZE / fields["batch_size"])),
         "lr": fields["lr"] * scale,
         "proxy_lr": fields["proxy_lr"] * scale,
     }
