@@ -101,9 +101,14 @@ def test_parameters_from_a_file_and_the_command_line_wins(books, tmp_path):
 
 
 def test_full_tier_is_known_to_the_notebooks():
-    for values in (study.tier_parameters("full"), study.tier_parameters("fast")):
-        study.plan(study.notebooks(), values)
-    assert len(study.tier_parameters("full")["seeds"]) >= 5
+    books = study.notebooks()
+    planned = study.plan(books, {}, "full")
+    assert all(len(values["seeds"]) >= 5 for values in planned.values())
+    content = study.read_yaml(study.paths.notebooks() / "params" / "full.yaml")
+    assert content["notebooks"].keys() <= {book.stem for book in books}
+    for book in books:
+        assert study.tier_parameters("full", book.stem).keys() <= study.parameters(book).keys()
+        assert study.tier_parameters("fast", book.stem) == {}
 
 
 def test_own_images_go_through_the_whole_study(home, image_tree, tmp_path):

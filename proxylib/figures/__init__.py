@@ -13,20 +13,24 @@ from proxylib.figures.style import (
     title,
     use_style,
 )
+from proxylib.figures.verdicts import VERDICTS, ledger, rotation
 from proxylib.figures.walks import walk
 
 __all__ = [
     "MARKERS",
     "RIGHT",
+    "VERDICTS",
     "WRONG",
     "circle",
     "convergence",
     "gallery",
     "image_grid",
+    "ledger",
     "method_label",
     "method_style",
     "provenance",
     "provenance_table",
+    "rotation",
     "save",
     "save_metrics",
     "stamp",
