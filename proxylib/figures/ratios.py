@@ -46,7 +46,8 @@ def proxy_ratio(
     _log_ratios(ax, ticks)
     _bands(ax, baselines, metric)
     ax.set_ylabel(f"{title(metric)} (%)")
-    ax.legend(loc="lower right")
+    above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1)}  # where no mark can be
+    ax.legend(**above, ncols=2, frameon=False)
     if "use" in axes:
         _curves(axes["use"], swept, "in_use")
         _log_ratios(axes["use"], ticks)
@@ -92,7 +93,7 @@ def switches(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
                 va="center",
                 fontsize=10,
             )
-        ax.set(xlabel=f"{label} (%)", xlim=(0, 112), xticks=range(0, 101, 20))
+        ax.set(xlabel=f"{label} (%)", xlim=(0, 116), xticks=range(0, 101, 20))
         ax.grid(False, axis="y")
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
