@@ -2,6 +2,7 @@
 
 from proxylib.figures.curves import convergence
 from proxylib.figures.pictures import circle, gallery, image_grid
+from proxylib.figures.ratios import proxy_ratio, switches
 from proxylib.figures.saving import provenance, provenance_table, save, save_metrics
 from proxylib.figures.style import (
     MARKERS,
@@ -30,10 +31,12 @@ __all__ = [
     "method_style",
     "provenance",
     "provenance_table",
+    "proxy_ratio",
     "rotation",
     "save",
     "save_metrics",
     "stamp",
+    "switches",
     "title",
     "use_style",
     "walk",

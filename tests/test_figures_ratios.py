@@ -1,0 +1,99 @@
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from proxylib import figures
+from proxylib.claims import BASELINES
+from proxylib.figures.ratios import spread
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def swept(seeds=(0, 1), curves=("static",), **columns):
+    rows = [(c, r, s, r / 3 + s / 100) for c in curves for r in (0.5, 1.0, 2.0) for s in seeds]
+    return pd.DataFrame(rows, columns=["curve", "ratio", "seed", "recall_at_1"]).assign(**columns)
+
+
+def baselines(values=(0.3, 0.3, 0.3, 0.31, 0.5, 0.6), seeds=(0, 1)):
+    rows = [(m, s, v + s / 50) for m, v in zip(BASELINES, values, strict=True) for s in seeds]
+    return pd.DataFrame(rows, columns=["method", "seed", "recall_at_1"])
+
+
+def test_proxy_ratio_shows_every_seed_the_means_and_every_baseline():
+    fig = figures.proxy_ratio(swept(), baselines())
+    (ax,) = fig.axes
+    seeds, mean = ax.lines[:2]
+    assert len(seeds.get_xdata()) == 6
+    np.testing.assert_allclose(mean.get_ydata(), 100 * (np.array([0.5, 1, 2]) / 3 + 0.005))
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.5", "1", "2"]
+    assert ax.get_xscale() == "log"
+    assert {text.get_text().rsplit(" ", 1)[0] for text in ax.texts} == {
+        figures.method_label(name) for name in BASELINES
+    }
+
+
+def test_names_of_equal_baselines_do_not_cover_each_other():
+    fig = figures.proxy_ratio(swept(), baselines())
+    fig.canvas.draw()
+    boxes = sorted((t.get_window_extent() for t in fig.axes[0].texts), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+
+
+def test_two_curves_differ_by_colour_line_and_marker():
+    fig = figures.proxy_ratio(swept(curves=("a", "b")), baselines())
+    legend = fig.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    looks = [(h.get_color(), h.get_linestyle(), h.get_marker()) for h in legend.legend_handles]
+    assert all(one != other for one, other in zip(*looks, strict=True))
+
+
+def test_one_seed_has_no_interval_and_no_warning(recwarn):
+    fig = figures.proxy_ratio(swept(seeds=(0,)), baselines(seeds=(0,)))
+    fig.canvas.draw()
+    assert not fig.axes[0].patches  # no band
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning | RuntimeWarning)]
+
+
+def test_published_values_and_proxies_in_use_have_their_own_panels():
+    fig = figures.proxy_ratio(swept(in_use=0.5), baselines(), published={0.5: 60.0, 2.6: 65.0})
+    labels = [ax.get_ylabel() for ax in fig.axes]
+    assert labels == ["Recall@1 (%)", "proxies in use (%)", "Recall@1 (%), published"]
+    assert fig.axes[2].lines[0].get_ydata().tolist() == [60.0, 65.0]
+    assert len(figures.proxy_ratio(swept(), baselines(), published={1.0: 60.0}).axes) == 2
+
+
+def test_switches_keeps_the_order_and_leaves_out_what_has_no_value():
+    table = pd.DataFrame(
+        {
+            "setting": ["on", "on", "off", "static"],
+            "seed": [0, 1, 0, 0],
+            "recall_at_1": [0.6, 0.7, 0.1, 0.8],
+            "in_use": [1.0, 1.0, 0.01, float("nan")],
+        }
+    )
+    fig = figures.switches(table, {"recall_at_1": "Recall@1", "in_use": "proxies in use"})
+    left, right = fig.axes
+    assert [t.get_text() for t in left.get_yticklabels()] == ["on", "off", "static"]
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first on top
+    assert [t.get_text() for t in left.texts] == ["65", "10", "80"]
+    assert [t.get_text() for t in right.texts] == ["100", "1"]
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([1.0, 5.0], [1, 5]),
+        ([5.0, 5.0], [4, 6]),
+        ([6.0, 5.0], [6.5, 4.5]),  # given in any order
+        ([1.0, 1.0, 2.5], [-0.5, 1.5, 3.5]),  # a third that touches moves all three
+    ],
+)
+def test_spread_keeps_a_gap_and_the_order(values, expected):
+    np.testing.assert_allclose(spread(np.array(values), 2.0), expected)
