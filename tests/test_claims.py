@@ -10,7 +10,7 @@ from proxylib import claims
 from proxylib.claims import BASELINES, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED
 from proxylib.claims.texts import CLAIMS, LIKELY_CAUSES
 from proxylib.methods import METHODS
-from proxylib.statistics import interval, paired_difference, time_to
+from proxylib.statistics import interval, paired_difference, show_interval, time_to, times_to
 
 SEEDS = (0, 1, 2)
 BUDGET = 1000
@@ -140,6 +140,20 @@ def test_paired_difference_pairs_by_seed_not_by_row():
         paired_difference(pd.concat([data, data[1:2]]), "a", "b")
     with pytest.raises(ValueError, match="no runs with method c; there are a, b"):
         paired_difference(data, "a", "c")
+
+
+def test_times_to_has_a_row_for_every_run():
+    run = pd.DataFrame({"samples": [0, 100], "step": [0, 4], "recall_at_1": [0.0, 0.8]})
+    runs = pd.concat([run.assign(method=m, seed=s) for m in ("a", "b") for s in (0, 1)])
+    times = times_to(runs, {0: 0.4, 1: 0.9}, ("samples", "step"))
+    assert times["method"].tolist() == ["a", "a", "b", "b"]
+    assert times["samples"].tolist() == [50, math.inf, 50, math.inf]
+    assert times["step"].tolist() == [2, math.inf, 2, math.inf]
+
+
+def test_show_interval():
+    assert show_interval([-1.0]) == "−1.0"
+    assert show_interval([1.0, 1.0], 2) == "1.00 (1.00 to 1.00)"
 
 
 def test_time_to_interpolates():

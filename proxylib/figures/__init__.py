@@ -1,5 +1,6 @@
 """The study's plots, and saving: PNG + CSV of the data + JSON provenance."""
 
+from proxylib.figures.comparison import method_curves, method_points
 from proxylib.figures.curves import convergence
 from proxylib.figures.pictures import circle, gallery, image_grid
 from proxylib.figures.saving import provenance, provenance_table, save, save_metrics
@@ -22,7 +23,9 @@ __all__ = [
     "convergence",
     "gallery",
     "image_grid",
+    "method_curves",
     "method_label",
+    "method_points",
     "method_style",
     "provenance",
     "provenance_table",
