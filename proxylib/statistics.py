@@ -80,7 +80,7 @@ def show_interval(values: Iterable[float], digits: int = 1) -> str:
         >>> show_interval([1.0, 1.0], 2)
         '1.00 (1.00 to 1.00)'
     """
-    mean, low, high = interval(values)
+    mean, low, high = (round(value, digits) + 0.0 for value in interval(values))  # no −0.0
     between = "" if np.isnan(low) else f" ({low:,.{digits}f} to {high:,.{digits}f})"
     return f"{mean:,.{digits}f}{between}".replace("-", "−")
 

@@ -153,6 +153,7 @@ def test_times_to_has_a_row_for_every_run():
 
 def test_show_interval():
     assert show_interval([-1.0]) == "−1.0"
+    assert show_interval([-0.01]) == "0.0"
     assert show_interval([1.0, 1.0], 2) == "1.00 (1.00 to 1.00)"
 
 
@@ -211,6 +212,12 @@ def test_budgets_must_be_equal():
     short = data[~((data["method"] == "lifted") & (data["samples"] == BUDGET))]
     with pytest.raises(ValueError, match="got 500 samples for lifted, seed 0, and 1,000"):
         claims.c1(short)
+
+
+def test_speed_target_is_the_best_baselines_own_best_by_seed():
+    name, targets = claims.speed_target(benchmark(lifted=0.85), 0.5)
+    assert name == "lifted"
+    assert targets.to_dict() == pytest.approx(dict.fromkeys(SEEDS, 0.425))
 
 
 def test_c1b_goes_to_95_percent_of_the_target_for_both():

@@ -6,8 +6,6 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-import pooch
-
 from proxylib import paths
 
 
@@ -17,6 +15,8 @@ def download(url: str, sha256: str, progress: bool = False) -> Path:
     Raises:
         OSError: it can't be had with this hash; says why and where to put it by hand.
     """
+    import pooch  # here, for in a notebook its import warns where there are no widgets
+
     file = paths.downloads() / url.rsplit("/", 1)[1]
     found = pooch.file_hash(str(file)) if file.is_file() else None
     if found == sha256:
