@@ -3,7 +3,7 @@
 Tables are tidy: one row per run (its final metrics), or one per evaluation of a run (a history).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,18 @@ def interval(values: Iterable[float]) -> Interval:
     )
     low, high = result.confidence_interval
     return Interval(mean, round(float(low), _DIGITS), round(float(high), _DIGITS))
+
+
+def show_interval(values: Iterable[float], digits: int = 1) -> str:
+    """Mean and interval for a table; of one value the mean only.
+
+    Example:
+        >>> show_interval([1.0, 1.0], 2)
+        '1.00 (1.00 to 1.00)'
+    """
+    mean, low, high = (round(value, digits) + 0.0 for value in interval(values))  # no −0.0
+    between = "" if np.isnan(low) else f" ({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{mean:,.{digits}f}{between}".replace("-", "−")
 
 
 def by_seed(
@@ -152,6 +164,27 @@ def time_to(
         return float(times[0])
     share = (target - values[i - 1]) / (values[i] - values[i - 1])
     return float(times[i - 1] + share * (times[i] - times[i - 1]))
+
+
+def times_to(
+    history: pd.DataFrame,
+    targets: Mapping[int, float],
+    columns: Sequence[str] = ("samples", "step", "seconds"),
+) -> pd.DataFrame:
+    """`time_to` of every run: one row per method and seed, ∞ where the target is never reached.
+
+    Args:
+        history: method, seed, recall_at_1 and the columns, one row per evaluation.
+        targets: seed → Recall@1 to reach.
+        columns: what time is counted in.
+    """
+    return pd.DataFrame(
+        [
+            {"method": method, "seed": seed, "target": targets[seed]}
+            | {column: time_to(run, targets[seed], column) for column in columns}
+            for (method, seed), run in history.groupby(["method", "seed"], sort=False)
+        ]
+    )
 
 
 def finals(history: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from proxylib import claims
 from proxylib.claims import BASELINES, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED
 from proxylib.claims.texts import CLAIMS, LIKELY_CAUSES
 from proxylib.methods import METHODS
-from proxylib.statistics import interval, paired_difference, time_to
+from proxylib.statistics import interval, paired_difference, show_interval, time_to, times_to
 
 SEEDS = (0, 1, 2)
 BUDGET = 1000
@@ -142,6 +142,21 @@ def test_paired_difference_pairs_by_seed_not_by_row():
         paired_difference(data, "a", "c")
 
 
+def test_times_to_has_a_row_for_every_run():
+    run = pd.DataFrame({"samples": [0, 100], "step": [0, 4], "recall_at_1": [0.0, 0.8]})
+    runs = pd.concat([run.assign(method=m, seed=s) for m in ("a", "b") for s in (0, 1)])
+    times = times_to(runs, {0: 0.4, 1: 0.9}, ("samples", "step"))
+    assert times["method"].tolist() == ["a", "a", "b", "b"]
+    assert times["samples"].tolist() == [50, math.inf, 50, math.inf]
+    assert times["step"].tolist() == [2, math.inf, 2, math.inf]
+
+
+def test_show_interval():
+    assert show_interval([-1.0]) == "−1.0"
+    assert show_interval([-0.01]) == "0.0"
+    assert show_interval([1.0, 1.0], 2) == "1.00 (1.00 to 1.00)"
+
+
 def test_time_to_interpolates():
     run = pd.DataFrame(curve("x", 0, [(0, 0.1), (100, 0.5), (200, 0.3), (300, 0.7)]))
     assert time_to(run, 0.3) == pytest.approx(50)
@@ -197,6 +212,12 @@ def test_budgets_must_be_equal():
     short = data[~((data["method"] == "lifted") & (data["samples"] == BUDGET))]
     with pytest.raises(ValueError, match="got 500 samples for lifted, seed 0, and 1,000"):
         claims.c1(short)
+
+
+def test_speed_target_is_the_best_baselines_own_best_by_seed():
+    name, targets = claims.speed_target(benchmark(lifted=0.85), 0.5)
+    assert name == "lifted"
+    assert targets.to_dict() == pytest.approx(dict.fromkeys(SEEDS, 0.425))
 
 
 def test_c1b_goes_to_95_percent_of_the_target_for_both():

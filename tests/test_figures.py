@@ -102,3 +102,48 @@ def test_stamp_stands_below_the_axes():
     assert note.get_text() == "kanji, tier fast, seeds 0, 1"
     fig.canvas.draw()
     assert note.get_window_extent().y1 <= ax.get_tightbbox().y0
+
+
+def benchmark():
+    rows = [
+        (method, seed, step, 32 * step, step / 80, 0.1 * i + step / 200 + 0.01 * seed)
+        for i, method in enumerate(("proxy_nca", "semihard", "npairs"))
+        for seed in (0, 1)
+        for step in (0, 50, 100)
+    ]
+    return pd.DataFrame(
+        rows, columns=["method", "seed", "step", "samples", "seconds", "recall_at_1"]
+    )
+
+
+def test_method_curves_show_seeds_means_and_names():
+    fig = figures.method_curves(benchmark(), ("step", "seconds"), target=0.5, epoch=3200)
+    assert len(fig.axes[0].lines) == 10  # 3 methods × (2 seeds + mean), and the target
+    bold = [line for line in fig.axes[0].lines if line.get_linewidth() == 2.2]
+    assert bold[0].get_ydata().tolist() == pytest.approx([0.5, 25.5, 50.5])
+    names = [text.get_text() for text in fig.axes[1].texts]
+    assert names == ["Proxy-NCA", "Triplet semi-hard", "N-pairs"]  # from the lowest end up
+    heights = [text.xy[1] for text in fig.axes[1].texts]
+    assert heights == sorted(heights)
+    assert fig.axes[0].child_axes[0].get_xlabel() == "epochs"
+
+
+def test_method_points_leave_out_the_mean_of_a_method_that_never_got_there():
+    table = benchmark().query("step == 100").copy()
+    table.loc[(table["method"] == "npairs") & (table["seed"] == 1), "recall_at_1"] = float("inf")
+    fig = figures.method_points(
+        table, "recall_at_1", "R@1", scale=100, levels={"raw": 5}, best_first=False
+    )
+    (ax,) = fig.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+        "Proxy-NCA",
+        "Triplet semi-hard",
+        "N-pairs",
+    ]
+    notes = [text.get_text() for text in ax.texts]
+    assert notes == [
+        "50.5 (50.0 to 51.0)",
+        "60.5 (60.0 to 61.0)",
+        "1 of 2 seeds get there",
+        "raw ",
+    ]

@@ -34,12 +34,13 @@ from proxylib.claims.rules import (
     c10,
     c11,
     c12,
+    speed_target,
 )
 
 __all__ = ["BASELINES", "NOT_REPRODUCED", "NOT_TESTED", "PARTLY", "REPRODUCED", "TABLES"]
 __all__ += ["Claim", "judge", "ledger", "save_claims"]
 __all__ += ["c1", "c1b", "c2", "c3", "c4", "c5", "c6a", "c6b", "c7", "c8", "c9", "c10"]
-__all__ += ["c11", "c12"]
+__all__ += ["c11", "c12", "speed_target"]
 
 _JUDGES = {
     "C1": (c1, "benchmark"),

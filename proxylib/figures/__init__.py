@@ -1,5 +1,6 @@
 """The study's plots, and saving: PNG + CSV of the data + JSON provenance."""
 
+from proxylib.figures.comparison import method_curves, method_points
 from proxylib.figures.curves import convergence
 from proxylib.figures.pictures import circle, gallery, image_grid
 from proxylib.figures.ratios import proxy_ratio, switches
@@ -27,7 +28,9 @@ __all__ = [
     "gallery",
     "image_grid",
     "ledger",
+    "method_curves",
     "method_label",
+    "method_points",
     "method_style",
     "provenance",
     "provenance_table",
