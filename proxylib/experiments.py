@@ -64,7 +64,7 @@ def write_presets(path: Path, chosen: Mapping[str, Mapping], how: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {
-        init: {name: dict(s) for name, s in named.items()} for init, named in chosen.items()
+        init: {name: dict(chosen[init][name]) for name in names} for init, names in AXES.items()
     }
     text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
     path.write_text(f"# {how}\n{text}", encoding="utf-8")

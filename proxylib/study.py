@@ -146,7 +146,9 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's warning
     failed = []
-    for i, (path, values) in enumerate(planned.items(), 1):
+    # Appendices first: A1_tuning writes the settings that the others read.
+    ordered = sorted(planned.items(), key=lambda item: item[0].stem[0].isdigit())
+    for i, (path, values) in enumerate(ordered, 1):
         say(f"[{i}/{len(planned)}] {path.stem} …")
         began = time.monotonic()
         try:
