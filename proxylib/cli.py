@@ -44,7 +44,7 @@ def app() -> None:
 @click.option(
     "--progress/--no-progress",
     default=sys.stderr.isatty,
-    help="A bar over the cells; if a terminal.",
+    help="Bars over the training runs; if a terminal.",
 )
 def run_study(
     tier: str,

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +139,7 @@ def run_notebooks(
         planned: from `plan`.
         out: output folder; also given to the notebooks as their parameter `out`.
         say: receives a line about each notebook.
-        progress: show papermill's bar over the cells.
+        progress: show bars, with an estimate, of the training runs of each notebook.
 
     Returns:
         The names of the notebooks that failed.
@@ -150,6 +151,8 @@ def run_notebooks(
     ordered = sorted(planned.items(), key=lambda item: item[0].stem[0].isdigit())
     for i, (path, values) in enumerate(ordered, 1):
         say(f"[{i}/{len(planned)}] {path.stem} …")
+        if progress and "progress" in parameters(path):
+            values = {**values, "progress": True}
         began = time.monotonic()
         try:
             papermill.execute_notebook(
@@ -157,7 +160,8 @@ def run_notebooks(
                 str(out / path.name),
                 parameters={**values, "out": str(out)},
                 kernel_name="python3",
-                progress_bar=progress,
+                progress_bar=False,
+                stderr_file=sys.stderr if progress else None,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # say nothing of its own
             )
         except PapermillExecutionError as error:
