@@ -54,6 +54,13 @@ def test_a_failing_notebook_is_reported_and_the_others_run(books, tmp_path):
     assert printed(out / "01_good.ipynb") == f"7 [3, 4] {out}"
 
 
+def test_bars_are_for_the_training_runs(books, tmp_path):
+    for option, given in (("--progress", True), ("--no-progress", None)):
+        call("--out", tmp_path, "--only", "01", option)
+        cells = json.loads((tmp_path / "01_good.ipynb").read_text())["metadata"]["papermill"]
+        assert cells["parameters"].get("progress") is given
+
+
 def test_values_are_read_as_the_declared_type(books):
     chosen = study.notebooks(("01",))
     values = {"steps": "5", "lr": "1e-3", "progress": "true", "dataset": "3", "seeds": "[1]"}

@@ -6,6 +6,7 @@ from proxylib import tuning
 from proxylib.config import RunConfig
 from proxylib.experiments import NORMS, Study, presets_file, read_presets, write_presets
 from proxylib.methods import METHODS
+from proxylib.runs import run
 from proxylib.tuning import AXES, Axis, expand, pretrained_settings, registry_settings, tune
 
 TINY = {"data_options": {"n_classes": 16, "n_images": 8}}
@@ -133,3 +134,16 @@ def test_presets_are_looked_for_where_the_tuning_leaves_them(home, tmp_path):
     assert presets_file("folder") == mine
     with pytest.raises(FileNotFoundError, match=r"presets='x\.yaml': no such file; A1_tuning"):
         presets_file("folder", "x.yaml")
+
+
+def test_a_small_data_set_gets_smaller_batches(home, image_tree):
+    """Three training classes of five images: every method still runs."""
+    study = Study(
+        dataset="folder", data_root=str(image_tree), presets=presets(), steps=2, seeds=(0,)
+    )
+    sizes = {name: study.runs(name, batch_size=128)[0].batch_size for name in METHODS}
+    assert sizes["proxy_nca"] == 15 and sizes["npairs"] == 6 and sizes["semihard"] == 12
+    for config in study.benchmark():
+        assert run(config).history["loss"].notna().sum() > 0
+    big = Study(dataset="kanji", presets=presets(), steps=2, seeds=(0,))
+    assert {config.batch_size for config in big.benchmark()} == {32}
