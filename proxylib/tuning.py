@@ -55,7 +55,7 @@ def _option(name: str, *values) -> Axis:
 _OWN = {
     "proxy_nca": (_NORMS, _PROXY_LR),
     "proxy_triplet": (_option("margin", 0.1, 0.3, 1.0, 2.0), _PROXY_LR),
-    "npairs": (_option("l2", 0.002, 0.005, 0.02, 0.05, 0.1),) * 2,
+    "npairs": (_option("l2", 0.005, 0.02, 0.05), _option("l2", 0.002, 0.02, 0.1)),
     "struct_clust": (_option("gamma", 0.1, 0.3, 1.0, 3.0, 10.0), _NORM),
     "lifted": (_option("margin", 0.25, 0.5, 1.0, 2.0, 4.0), _option("per_class", 2, 4, 8)),
     "semihard": (_option("margin", 0.1, 0.2, 0.5, 1.0), _option("per_class", 2, 4, 8)),

@@ -37,6 +37,8 @@ def test_every_axis_is_a_setting_of_its_method_and_has_other_values():
                 assert len(tried) == axis.tries
                 for settings in tried:
                     RunConfig(**expand(name, settings, 10))  # refuses what it does not know
+            everything = [t for axis in walk for t in axis.alternatives(starts[init][name])]
+            assert all(everything.count(settings) == 1 for settings in everything), name
 
 
 def test_batches_of_128_see_as_many_samples_at_twice_the_rate():
