@@ -8,8 +8,9 @@ import yaml
 
 from proxylib import paths
 from proxylib.config import RunConfig
+from proxylib.datasets import Dataset
 from proxylib.methods import METHODS
-from proxylib.tuning import AXES, expand, method_of
+from proxylib.tuning import AXES, expand, fit_batch
 
 BASELINE_NAMES = tuple(name for name in METHODS if not name.startswith("proxy"))
 NORMS = {"fixed": {}, "free": {"embedding_norm": None, "proxy_norm": None}}
@@ -98,7 +99,7 @@ class Study:
                 `RunConfig` that no settings have, as `record_bounds`.
         """
         fields = {k: v for k, v in changes.items() if k in ("record_bounds", "eval_every")}
-        settings = self._fitting(name, {**self.presets[init][name], **changes})
+        settings = fit_batch(name, {**self.presets[init][name], **changes}, self._train())
         expanded = expand(name, {k: v for k, v in settings.items() if k not in fields}, self.steps)
         return [
             RunConfig(
@@ -112,16 +113,11 @@ class Study:
             for seed in self.seeds
         ]
 
-    def _fitting(self, name: str, settings: dict[str, object]) -> dict[str, object]:
-        """The batch no larger than the training classes can fill: for users' small data sets."""
-        train, _ = RunConfig(
+    def _train(self) -> Dataset:
+        config = RunConfig(
             dataset=self.dataset, data_root=self.data_root, data_options=self.data_options
-        ).data()
-        default = 2 if name == "npairs" else METHODS[method_of(name)].options.get("per_class", 1)
-        group = settings.get("per_class", default)
-        most = len(train) if group == 1 else train.n_classes * group
-        batch_size = min(settings["batch_size"], most)
-        return {**settings, "batch_size": batch_size - batch_size % group}
+        )
+        return config.data()[0]
 
     def _interval(self, steps: int) -> int:
         """Steps between evaluations: 20 of them, fewer in a short run, for they cost time too."""
@@ -156,6 +152,7 @@ class Study:
                     options=options,
                     seed=seed,
                     steps=self.steps,
+                    batch_size=min(32, len(self._train())),
                     eval_every=max(1, self.steps // 8),
                     record_bounds=True,
                 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from proxylib.config import RunConfig
+from proxylib.datasets import Dataset
 from proxylib.methods import METHODS
 from proxylib.runs import sweep
 
@@ -85,6 +86,22 @@ def method_of(name: str) -> str:
     return "proxy_nca" if name == "dynamic" else name
 
 
+def fit_batch(name: str, settings: Mapping[str, object], train: Dataset) -> dict[str, object]:
+    """The settings, the batch no larger than the training classes can fill (small data sets).
+
+    Args:
+        name: of the method, in `AXES`.
+        settings: see `expand`.
+        train: the training classes.
+    """
+    default = 2 if name == "npairs" else METHODS[method_of(name)].options.get("per_class", 1)
+    group = settings.get("per_class", default)
+    most = len(train) if group == 1 else train.n_classes * group
+    batch_size = min(settings["batch_size"], most)
+    batch_size -= batch_size % (group if group > 1 else 2)  # dynamic assignment takes pairs
+    return {**settings, "batch_size": batch_size}
+
+
 def expand(name: str, settings: Mapping[str, object], steps: int) -> dict[str, object]:
     """Arguments of `RunConfig` from a method's settings and a budget.
 
@@ -152,7 +169,7 @@ def tune(
         One row per run: `method`, `axis` (empty for the start), `settings` (a dict),
         `recall_at_1`, `diverged`, and `chosen`, true for the best of each method.
     """
-    axes = AXES[base.init]
+    axes, (train, _) = AXES[base.init], base.data()
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows = []
@@ -165,7 +182,8 @@ def tune(
                 axis = axes[name][stage]
                 trials += [(name, axis.names[0], new) for new in axis.alternatives(settings)]
         configs = [
-            replace(base, **expand(name, new, steps), eval_every=0) for name, _, new in trials
+            replace(base, **expand(name, fit_batch(name, new, train), steps), eval_every=0)
+            for name, _, new in trials
         ]
         for trial, result in zip(
             trials, sweep(configs, jobs, progress, keep_diverged=True), strict=True

@@ -13,12 +13,21 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def image_tree(tmp_path):
     """Six classes of five small grey images; each class is a shade, so it can be learned."""
+    return grow(tmp_path / "images", 6, 5)
+
+
+@pytest.fixture
+def larger_tree(tmp_path):
+    """Twelve classes of six, enough for the tuning to split the training half once more."""
+    return grow(tmp_path / "images", 12, 6)
+
+
+def grow(root, n_classes, n_images):
     rng = np.random.default_rng(0)
-    root = tmp_path / "images"
-    for c in range(6):
+    for c in range(n_classes):
         folder = root / f"group{c // 3}" / f"class{c}"
         folder.mkdir(parents=True)
-        for i in range(5):
-            pixels = np.clip(40 * c + rng.integers(0, 20, (20, 24)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png")
+        for i in range(n_images):
+            shade = 240 * c // n_classes + rng.integers(0, 20, (20, 24))
+            Image.fromarray(np.clip(shade, 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
     return root

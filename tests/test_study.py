@@ -118,12 +118,12 @@ def test_full_tier_is_known_to_the_notebooks():
         assert study.tier_parameters("fast", book.stem) == {}
 
 
-def test_own_images_go_through_the_whole_study(home, image_tree, tmp_path):
+def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
     out = tmp_path / "out"
-    query = next(image_tree.rglob("*.png"))
+    query = next(larger_tree.rglob("*.png"))
     code, text = call(
         "--dataset", "folder", "--out", out, "--no-progress", "--jobs", "1",
-        *("-p", "data_root", image_tree, "-p", "steps", 8, "-p", "batch_size", 4),
+        *("-p", "data_root", larger_tree, "-p", "steps", 8, "-p", "batch_size", 4),
         *("-p", "seeds", "3", "-p", "query_image", query),
     )  # fmt: skip
     assert code == 0, text
