@@ -39,16 +39,21 @@ def parameters(notebook: Path) -> dict[str, dict]:
     return papermill.inspect_notebook(str(notebook))
 
 
-def tier_parameters(tier: str, notebook: str) -> dict[str, object]:
-    """What a tier changes in a notebook: nothing for `"fast"` (its defaults), else its YAML file.
+def tier_parameters(tier: str, notebook: str, dataset: str = "") -> dict[str, object]:
+    """What a tier changes in a notebook: nothing for `"fast"` (its defaults), else its YAML files.
 
-    The file has parameters for all notebooks that declare them, and under `notebooks` more for
-    some of them, by name.
+    `TIER.yaml`, then `TIER-DATASET.yaml` if there is one. A file has parameters for all notebooks
+    that declare them, and under `notebooks` more for some of them, by name.
     """
     if tier == "fast":
         return {}
-    common = read_yaml(paths.notebooks() / "params" / f"{tier}.yaml")
-    return common | common.pop("notebooks").get(notebook, {})
+    folder, result = paths.notebooks() / "params", {}
+    for file in (folder / f"{tier}.yaml", folder / f"{tier}-{dataset}.yaml"):
+        if file.exists():
+            common = read_yaml(file)
+            own = common.pop("notebooks").get(notebook, {})
+            result |= common | own
+    return result
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -90,7 +95,7 @@ def plan(
     result: dict[Path, dict[str, object]] = {}
     for path, names in declared.items():
         result[path] = {}
-        given = tier_parameters(tier, path.stem) | values
+        given = tier_parameters(tier, path.stem, values.get("dataset", "")) | values
         for name in given.keys() & names.keys():
             kind = names[name]["inferred_type_name"].partition("[")[0]
             try:

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import proxylib
-from proxylib import paths, study
+from proxylib import datasets, paths, study
 from proxylib.cli import app
 
 PARAMETERS = """\
@@ -116,6 +116,20 @@ def test_full_tier_is_known_to_the_notebooks():
     for book in books:
         assert study.tier_parameters("full", book.stem).keys() <= study.parameters(book).keys()
         assert study.tier_parameters("fast", book.stem) == {}
+
+
+def test_a_data_set_can_have_its_own_budgets():
+    books, where = study.notebooks(), paths.notebooks() / "params"
+    names = [file.stem.removeprefix("full-") for file in where.glob("full-*.yaml")]
+    assert "omniglot" in names and set(names) <= set(datasets.NAMES)
+    for name in names:
+        own = study.read_yaml(where / f"full-{name}.yaml")["notebooks"]
+        common = study.plan(books, {"dataset": "kanji"}, "full")
+        planned = study.plan(books, {"dataset": name}, "full")
+        for book in books:
+            takes = {"dataset": name} if "dataset" in common[book] else {}
+            assert planned[book] == common[book] | own.pop(book.stem, {}) | takes
+        assert not own
 
 
 def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
