@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -46,6 +47,27 @@ def test_splits_refuse_too_few_classes():
         datasets.zero_shot_split(make(3))
     with pytest.raises(ValueError, match="leaves 2 to fit and 1 to validate"):
         datasets.validation_split(make(3), 1 / 3)
+
+
+@pytest.mark.parametrize(("n_train", "expected"), [(None, 5), (7, 7), (2, 2)])
+def test_official_halves_may_be_unequal(n_train, expected):
+    train, test = datasets.zero_shot_split(dataclasses.replace(make(10), n_train_classes=n_train))
+    assert (train.n_classes, test.n_classes) == (expected, 10 - expected)
+    assert train.n_train_classes is None and test.n_train_classes is None
+
+
+@pytest.mark.parametrize("n_train", [0, 1, 9])
+def test_official_halves_need_two_classes_each(n_train):
+    dataset = dataclasses.replace(make(10), n_train_classes=n_train)
+    with pytest.raises(ValueError, match=f"10 classes, {n_train} of them for training, but"):
+        datasets.zero_shot_split(dataset)
+
+
+def test_fingerprint_of_tensors_stays_what_it_was():
+    """Finished runs are found by it: one that changes with the code would cost hours."""
+    assert make(4).fingerprint() == "c7fd45d22a888b51"
+    assert make(7).fingerprint() == "a83cf0726fda705c"
+    assert dataclasses.replace(make(4), n_train_classes=3).fingerprint() == "c7fd45d22a888b51"
 
 
 def test_fingerprint_tells_images_labels_and_names_apart():
@@ -264,7 +286,7 @@ def test_folder_passes_over_hidden_files(image_tree):
 def test_load_by_name(image_tree):
     assert datasets.load("folder", str(image_tree)).n_classes == 6
     with pytest.raises(
-        ValueError, match="unknown dataset 'mnist', expected one of kanji, omniglot, folder"
+        ValueError, match="unknown dataset 'mnist', expected one of kanji, omniglot, folder, cub"
     ):
         datasets.load("mnist")
     with pytest.raises(ValueError, match="kanji is built in"):

@@ -1,10 +1,12 @@
-"""`proxylib fetch` and the data set omniglot, on tiny archives in the genuine layout."""
+"""Downloads, archives, and the data set omniglot, on tiny archives in the genuine layout."""
 
 import hashlib
 import http.server
+import io
 import re
 import shutil
 import stat
+import tarfile
 import threading
 import zipfile
 
@@ -24,7 +26,8 @@ ALPHABETS = {1: ("Balinese", "Greek"), 2: ("Greek", "Japanese_(katakana)")}  # G
 def served(tmp_path, monkeypatch):
     """Two archives of 2 alphabets × 2 characters × 3 drawers on a web server of this machine.
 
-    The server counts the requests; with `cut` it breaks off in the middle of a file.
+    The server notes the requests and the ranges asked for, which it grants if `ranges`; with `cut`
+    it breaks off in the middle of what it sends.
     """
     root = tmp_path / "served"
     for n, alphabets in ALPHABETS.items():
@@ -41,8 +44,18 @@ def served(tmp_path, monkeypatch):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
             server.requests.append(self.path)
+            server.asked.append(self.headers.get("Range"))
             content = (root / self.path.strip("/")).read_bytes()
-            self.send_response(200)
+            start = (
+                re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if server.ranges else None
+            )
+            if start and int(start[1]) >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start[1]}-{len(content) - 1}/*")
+                content = content[int(start[1]) :]
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2] if server.cut else content)
@@ -51,10 +64,12 @@ def served(tmp_path, monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.cut, server.root = [], False, root
+    server.requests, server.asked, server.root = [], [], root
+    server.cut = server.ranges = False
+    server.url = f"http://127.0.0.1:{server.server_port}/"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(omniglot, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(omniglot, "URL", server.url)
     register(root, monkeypatch)
     monkeypatch.setattr(omniglot, "N_CLASSES", 6)
     monkeypatch.setattr(omniglot, "N_IMAGES", 3)
@@ -134,7 +149,9 @@ def test_without_network_it_says_what_to_do_by_hand(home, served, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["cut", "other hash"])
-def test_a_bad_download_leaves_nothing_behind(home, served, monkeypatch, what):
+def test_a_bad_download_leaves_nothing_that_is_taken_for_a_good_one(
+    home, served, monkeypatch, what
+):
     served.cut = what == "cut"
     if what == "other hash":
         monkeypatch.setitem(omniglot.SHA256, "images_background_small1.zip", 64 * "0")
@@ -143,10 +160,75 @@ def test_a_bad_download_leaves_nothing_behind(home, served, monkeypatch, what):
     if what == "other hash":
         sent = (served.root / "images_background_small1.zip").read_bytes()
         assert 64 * "0" in text and hashlib.sha256(sent).hexdigest() in text
-    assert files_in(home) == [] and not (home / "data" / "omniglot").exists()
+    begun = ["data/downloads/images_background_small1.zip.part"]
+    assert files_in(home) == (begun if what == "cut" else [])
+    assert not (home / "data" / "omniglot").exists()
     served.cut = False
     register(served.root, monkeypatch)
     assert call()[0] == 0
+    assert not list(home.rglob("*.part"))
+
+
+@pytest.fixture
+def archive(home, served):
+    """(server, address, hash, where it belongs) of a file of 3 MB, for `fetch.download`."""
+    content = bytes(range(256)) * 12_000
+    (served.root / "photos.tgz").write_bytes(content)
+    md5 = "md5:" + hashlib.md5(content).hexdigest()
+    return served, served.url + "photos.tgz", md5, home / "data" / "downloads" / "photos.tgz"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_broke_off_goes_on(archive, ranges):
+    server, url, md5, file = archive
+    server.cut, server.ranges = True, ranges
+    with pytest.raises(OSError, match="bytes came: run this again to go on") as error:
+        fetch.download(url, md5)
+    came = file.with_name("photos.tgz.part").stat().st_size
+    assert 1_400_000 < came <= 1_536_000 and f"{came:,} bytes came" in str(error.value)
+    assert f"Expected MD5: {md5[4:]}" in str(error.value)
+    assert not file.exists()
+    server.cut = False
+    assert hash_of(fetch.download(url, md5)) == md5
+    assert server.asked == [None, f"bytes={came}-"]
+    assert [path.name for path in file.parent.iterdir()] == ["photos.tgz"]
+
+
+def test_a_download_that_breaks_off_again_and_again_gets_there(archive):
+    server, url, md5, file = archive
+    server.cut = server.ranges = True
+    sizes = [0]
+    for _ in range(3):
+        with pytest.raises(OSError, match="run this again"):
+            fetch.download(url, md5)
+        sizes.append(file.with_name("photos.tgz.part").stat().st_size)
+    assert sizes == sorted(set(sizes)) and sizes[-1] > 2_500_000
+    server.cut = False
+    assert hash_of(fetch.download(url, md5)) == md5
+
+
+def test_a_download_that_was_whole_already_is_only_put_in_place(archive):
+    server, url, md5, file = archive
+    server.ranges = True
+    file.parent.mkdir(parents=True)
+    shutil.copy(server.root / "photos.tgz", file.with_name("photos.tgz.part"))
+    assert hash_of(fetch.download(url, md5)) == md5
+    assert server.asked == ["bytes=3072000-"]
+
+
+def test_a_beginning_of_another_file_is_thrown_away(archive):
+    server, url, md5, file = archive
+    server.ranges = True
+    file.parent.mkdir(parents=True)
+    file.with_name("photos.tgz.part").write_bytes(b"an older one")
+    with pytest.raises(OSError, match="does not match the known hash"):
+        fetch.download(url, md5)
+    assert not list(file.parent.iterdir())
+    assert hash_of(fetch.download(url, md5)) == md5
+
+
+def hash_of(file):
+    return fetch.hash_of(file, "md5:")
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -188,6 +270,47 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"bad\.zip: refused to unpack '.*(evil|link)\.png'"):
         fetch.unpack([tmp_path / "bad.zip"], tmp_path / "deep" / "target", lambda path: None)
     assert files_in(tmp_path) == ["bad.zip"] and not list((tmp_path / "deep").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("../evil.jpg", tarfile.REGTYPE, ""),
+        ("top/../../evil.jpg", tarfile.REGTYPE, ""),
+        ("/tmp/evil.jpg", tarfile.REGTYPE, ""),
+        ("top/link.jpg", tarfile.SYMTYPE, "../../../evil.jpg"),
+        ("top/link.jpg", tarfile.LNKTYPE, "/etc/passwd"),
+        ("top/link.jpg", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_a_tar_archive_that_leaves_its_folder_is_refused(tmp_path, name, kind, link):
+    with tarfile.open(tmp_path / "bad.tgz", "w:gz") as archive:
+        for path in ("top/good.jpg", name):
+            member = tarfile.TarInfo(path)
+            if path == name:
+                member.type, member.linkname = kind, link
+            else:
+                member.size = 4
+            archive.addfile(member, io.BytesIO(b"good"))
+    with pytest.raises(ValueError, match=r"bad\.tgz: refused to unpack '.*(evil|link)\.jpg'"):
+        fetch.unpack([tmp_path / "bad.tgz"], tmp_path / "deep" / "target", lambda path: None)
+    assert files_in(tmp_path) == ["bad.tgz"] and not list((tmp_path / "deep").iterdir())
+
+
+def test_a_tar_archive_gives_its_bytes_and_nothing_else(tmp_path):
+    with tarfile.open(tmp_path / "good.tgz", "w:gz") as archive:
+        member = tarfile.TarInfo("./top/a/script.sh")
+        member.size, member.mode, member.uid = 4, 0o4777, 1234
+        archive.addfile(member, io.BytesIO(b"good"))
+        folder = tarfile.TarInfo("top/b")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    for strip, expected in ((0, "top/a/script.sh"), (1, "a/script.sh")):
+        target = tmp_path / f"target{strip}"
+        fetch.unpack([tmp_path / "good.tgz"], target, lambda path: None, strip)
+        assert files_in(target) == [expected]
+        assert (target / expected).read_bytes() == b"good"
+        assert not (target / expected).stat().st_mode & 0o7111
 
 
 def test_an_archive_with_too_few_images_is_refused_before_it_is_in_place(home, served, monkeypatch):

@@ -3,13 +3,16 @@
 import functools
 from pathlib import Path
 
-from proxylib.datasets import folder, kanji, omniglot
+from proxylib.datasets import cars196, cub200, folder, kanji, omniglot, sop
 from proxylib.datasets.base import Dataset, validation_split, zero_shot_split
+from proxylib.datasets.files import ImageFiles
 
-__all__ = ["FETCH", "NAMES", "Dataset", "load", "validation_split", "zero_shot_split"]
+__all__ = ["FETCH", "NAMES", "Dataset", "ImageFiles", "load", "validation_split", "zero_shot_split"]
 
-NAMES = ("kanji", "omniglot", "folder")
-FETCH = {"omniglot": omniglot.fetch}  # those that `proxylib fetch` can download
+READERS = {"omniglot": omniglot, "folder": folder, "cub200": cub200, "cars196": cars196, "sop": sop}
+NAMES = ("kanji", *READERS)
+# those that `proxylib fetch` can download, or unpack
+FETCH = {name: reader.fetch for name, reader in READERS.items() if reader is not folder}
 
 
 @functools.lru_cache(maxsize=4)
@@ -17,10 +20,10 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: `"kanji"` (built in, drawn at first use), `"omniglot"` (to be fetched once) or
-            `"folder"` (your own images).
-        data_root: where the images are; not for `"kanji"`, and `"omniglot"` has a default.
-        options: see `load` in `proxylib.datasets.kanji`, `.omniglot` and `.folder`.
+        name: `"kanji"` (built in, drawn at first use), `"omniglot"`, `"cub200"`, `"cars196"` or
+            `"sop"` (to be fetched once) or `"folder"` (your own images).
+        data_root: where the images are; not for `"kanji"`, optional but for `"folder"`.
+        options: see `load` in the module of that name.
 
     Raises:
         ValueError: an unknown name, or a data set that can't be used; says which and why.
@@ -30,8 +33,6 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
         if data_root:
             raise ValueError(f"kanji is built in and reads no data_root, got {str(data_root)!r}")
         return kanji.load(**options)
-    if name == "omniglot":
-        return omniglot.load(data_root or "", **options)
-    if name == "folder":
-        return folder.load(data_root or "", **options)
-    raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(NAMES)}")
+    if name not in READERS:
+        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(NAMES)}")
+    return READERS[name].load(data_root or "", **options)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from proxylib.datasets.base import Dataset, check
+from proxylib.datasets.base import Dataset, check, report
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "F"}
 IGNORED = {".ds_store", "thumbs.db", "desktop.ini"}
@@ -80,10 +80,7 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
                 labels.append(len(class_names) - 1)
             except ValueError as error:
                 problems.append(str(error))
-    if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"folder: {len(problems)} problem(s) in {root}:\n  {shown}{more}")
+    report(f"folder {root}", problems)
     if not images:
         raise ValueError(
             f"folder: no images in {root}: expected a tree with one leaf folder of images per "
