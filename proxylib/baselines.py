@@ -3,15 +3,13 @@
 All take batches of classes × instances (`class_batches`). Shapes: B points in a batch, M pairs.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from proxylib.losses import LOSSES, anchor_loss, pairwise_distance, rescale, triplet_loss
 from proxylib.objectives import Objective
-from proxylib.samplers import anchor_batches, class_batches
+from proxylib.samplers import Stream, anchor_batches, class_batches
 
 
 class BatchObjective(Objective):
@@ -27,7 +25,7 @@ class BatchObjective(Objective):
         super().__init__(labels)
         self.per_class, self.embedding_norm = per_class, embedding_norm
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator:
+    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
         return class_batches(self.labels.cpu(), batch_size, self.per_class, generator)
 
     def forward(self, embeddings: Tensor, points: Tensor) -> Tensor:
@@ -202,9 +200,9 @@ class Classification(Objective):
         super().__init__(labels)
         self.classifier = nn.Linear(dim, int(labels.max()) + 1)
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator:
-        labels = self.labels.cpu()
-        return ((anchors,) for anchors, _ in anchor_batches(labels, batch_size, generator))
+    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
+        stream = anchor_batches(self.labels.cpu(), batch_size, generator)
+        return stream.then(lambda anchors, positives: (anchors,))
 
     def forward(self, embeddings: Tensor, points: Tensor) -> Tensor:
         return functional.cross_entropy(self.classifier(embeddings), self.labels[points])

@@ -1,5 +1,6 @@
 """The command line: `proxylib …` or `python -m proxylib …`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import click
 
 import proxylib
 from proxylib import datasets, paths, study
+from proxylib.cli_model import run_search, run_train
+from proxylib.runs import DASK
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +37,14 @@ def app() -> None:
 @click.option(
     "--jobs", default=-1, show_default=True, help="Training runs at once; -1 = one per core."
 )
+@click.option(
+    "--backend",
+    type=click.Choice(("loky", "dask")),
+    default="loky",
+    show_default=True,
+    help="Where training runs go: this machine's cores, or a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of the Dask cluster, e.g. tcp://host:8786.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
 @click.option(
     "-f", "files", multiple=True, type=click.Path(path_type=Path), help="Parameters, a YAML file."
@@ -51,6 +62,8 @@ def run_study(
     dataset: str,
     only: tuple[str, ...],
     jobs: int,
+    backend: str,
+    scheduler: str | None,
     pairs: tuple[tuple[str, str], ...],
     files: tuple[Path, ...],
     out: Path | None,
@@ -62,6 +75,10 @@ def run_study(
     of parameters the later one wins: the tier's file, -f, -p. Lists as -p seeds 0,1,2. Options
     that may be repeated: --only, -p, -f.
     """
+    if (backend == "dask") != bool(scheduler):
+        raise click.UsageError("--backend dask and --scheduler ADDRESS belong together")
+    if scheduler:
+        os.environ[DASK] = scheduler  # for the notebooks, which are processes of their own
     try:
         given = {}
         for file in files:
@@ -92,9 +109,13 @@ def run_study(
 def run_fetch(name: str, progress: bool) -> None:
     """Download a data set, once.
 
-    Files are checked by their SHA-256. Put them into data/downloads yourself to stay offline.
+    Files are checked by their hash. Put them into data/downloads yourself to stay offline.
     """
     try:
         datasets.FETCH[name](click.echo, progress)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+app.add_command(run_train)
+app.add_command(run_search)

@@ -1,17 +1,25 @@
 """The configuration of a run: everything that decides its result."""
 
+import difflib
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import get_args
 
 import torch
 
-from proxylib import datasets
+from proxylib import backbones, datasets
 from proxylib.datasets import Dataset
 from proxylib.methods import METHODS, complete_options
+from proxylib.training import PRECISIONS, SCHEDULES
 
-SPLITS = ("test", "validation")
-INITS = ("random", "pretrained")
+CHOICES = {
+    "split": ("test", "validation"),
+    "init": ("random", "pretrained"),
+    "backbone": ("convnet", *backbones.names()),
+    "head": backbones.HEADS,
+    "schedule": tuple(SCHEDULES),
+    "precision": tuple(PRECISIONS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +34,23 @@ class RunConfig:
         method: a name in `methods.METHODS`.
         options: what shall differ from `METHODS[method].options`, e.g. `{"ratio": 0.5}`; all
             others are filled in.
-        init: `"random"`, or `"pretrained"` on other scripts (`training.pretrained_model`).
+        init: `"random"` or `"pretrained"`: on other scripts (`pretraining.pretrained_model`) the
+            study's own network, with torchvision's weights all others.
         seed: of initialisation, batch order and augmentation (the data set does not change).
         steps, batch_size: training batches, and embedded points in each; 0 steps = the
             untrained network. batch_size None = the method's.
         eval_every: steps between evaluations; 0 = only before and after training.
-        dim: width of the embedding.
+        backbone: `"convnet"`, the study's own (`ConvNet`), or a name in `backbones.names()`.
+        dim: width of the embedding; with head `"penultimate"` the backbone decides.
         batch_norm: of the embedding, see `ConvNet`.
+        head, dropout, freeze_batch_norm: see `Backbone`; not for the study's own network.
+        crop: side of the squares cut from the images, at random places in training, from the
+            middle in evaluation; 0 = whole images. Not for the study's own network.
+        flip: mirror training images by chance.
         optimizer: name of a class of `torch.optim`.
         lr, proxy_lr: learning rates of the network and of the proxies; None = the method's.
+        weight_decay: of the network; proxies have none.
+        schedule, clip_grad, precision: see `training.train`.
         augment: random affine changes of the training images; None = as the method does best.
         record_bounds: add `bounds.bound_statistics` of the training classes to the history, from
             400 anchors while training, exact after it. For proxy methods only.
@@ -55,11 +71,21 @@ class RunConfig:
     steps: int = 3000
     batch_size: int | None = None
     eval_every: int = 250
+    backbone: str = "convnet"
     dim: int = 64
     batch_norm: bool = False
+    head: str = "linear"
+    dropout: float = 0.0
+    freeze_batch_norm: bool = False
+    crop: int = 0
+    flip: bool = False
     optimizer: str = "Adam"
     lr: float | None = None
     proxy_lr: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    clip_grad: float = 0.0
+    precision: str = "float32"
     augment: bool | None = None
     record_bounds: bool = False
 
@@ -67,10 +93,11 @@ class RunConfig:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name, expected in (("split", SPLITS), ("init", INITS)):
-            if getattr(self, name) not in expected:
-                expected = ", ".join(expected)
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {expected}")
+        for name, expected in CHOICES.items():
+            if (value := getattr(self, name)) not in expected:
+                near = difflib.get_close_matches(str(value), expected, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(expected)}{hint}")
         options = complete_options(self.method, dict(self.options))
         method = METHODS[self.method]
         for name in ("batch_size", "lr", "proxy_lr", "augment"):
@@ -88,10 +115,22 @@ class RunConfig:
         for name in ("lr", "proxy_lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
-        lowest = {"seed": 0, "steps": 0, "batch_size": 1, "eval_every": 0, "dim": 1}
+        lowest = {"batch_size": 1, "dim": 1}
+        lowest |= dict.fromkeys(("seed", "steps", "eval_every", "crop"), 0)
+        lowest |= dict.fromkeys(("weight_decay", "clip_grad", "dropout"), 0.0)
         for name, low in lowest.items():
-            if getattr(self, name) < low:
+            if not getattr(self, name) >= low:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {low} or more")
+        if self.dropout >= 1:
+            raise ValueError(f"dropout={self.dropout}: expected less than 1")
+        if self.backbone == "convnet":
+            others = {"head": "linear", "dropout": 0.0, "freeze_batch_norm": False, "crop": 0}
+            for name, value in others.items():
+                if getattr(self, name) != value:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r}: the study's own network has no such "
+                        "thing; choose another backbone"
+                    )
         optimizer = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")

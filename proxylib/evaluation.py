@@ -5,26 +5,34 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
+from proxylib import distributed
+from proxylib.loading import read
 from proxylib.losses import pairwise_distance, rescale
 
 
 @torch.inference_mode()
 def embed(
-    model: nn.Module, images: Tensor, normalize: bool = True, batch_size: int = 256
+    model: nn.Module, images, normalize: bool = True, batch_size: int = 256, workers: int = 0
 ) -> Tensor:
     """Embeddings (N, D) of images (N, C, H, W) by the model in evaluation mode, on the CPU.
 
+    Of several processes (distributed.py) each embeds a part, and all get all.
+
     Args:
+        images: a tensor or `datasets.ImageFiles`.
         normalize: rescale to unit length.
+        workers: processes that read image files.
 
     Raises:
         ValueError: an embedding that is not finite.
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    parts = [model(batch.to(device)).cpu() for batch in images.split(batch_size)]
+    mine = torch.arange(len(images))[distributed.share(len(images))].split(batch_size)
+    parts = [model(batch.to(device)).cpu() for batch in read(images, mine, workers)]
     model.train(was_training)
-    embeddings = rescale(torch.cat(parts), 1.0 if normalize else None)
+    embeddings = distributed.gather_rows(torch.cat(parts))
+    embeddings = rescale(embeddings, 1.0 if normalize else None)
     if not (finite := embeddings.isfinite().all(1)).all():
         raise ValueError(
             f"{(~finite).sum()} of {len(finite)} embeddings are not finite (first: image "

@@ -1,7 +1,9 @@
 """One training run, from its configuration to its result."""
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,18 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from proxylib import distributed
+from proxylib.augmentation import Augmentation
+from proxylib.backbones import Backbone
 from proxylib.bounds import bound_statistics
-from proxylib.config import RunConfig
-from proxylib.datasets import Dataset
+from proxylib.checkpoints import Checkpoint
+from proxylib.config import RunConfig, describe
 from proxylib.evaluation import embed, nmi, recall_at_k
 from proxylib.methods import METHODS, build_objective
 from proxylib.models import ConvNet
 from proxylib.objectives import ProxyLoss
-from proxylib.training import pretrained_model, train
+from proxylib.pretraining import pretrained_model
+from proxylib.training import train
 
 BOUND_ANCHORS = 400  # anchors that a recording of the bounds samples while training
 
@@ -33,6 +39,7 @@ class RunResult:
         weights: state of the trained network, see `model`.
         proxies: (P, D) float32, as trained (not rescaled); empty for a method without.
         assignment: (N,) int64 over the training points at the end; empty for a method without.
+        network: arguments of `build_network` for the network.
     """
 
     config: RunConfig
@@ -41,6 +48,7 @@ class RunResult:
     weights: dict[str, np.ndarray]
     proxies: np.ndarray
     assignment: np.ndarray
+    network: dict[str, object]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -50,65 +58,149 @@ class RunResult:
 
     def model(self) -> torch.nn.Module:
         """The trained network, in evaluation mode."""
-        model = _network(self.config, self.config.data()[0])
+        model = build_network(**self.network)
         model.load_state_dict({name: torch.from_numpy(w) for name, w in self.weights.items()})
         return model.eval()
 
 
-def execute(config: RunConfig) -> RunResult:
-    """Methods 900 and 1000 with the study's network and evaluation, on one thread."""
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run is computed on; results do not depend on it but for rounding.
+
+    Attributes:
+        device: `"cpu"` or `"cuda"`.
+        threads: of the CPU. Only with one do runs repeat bit for bit.
+        workers: processes that read image files ahead.
+        channels_last: memory layout of a backbone, often faster on GPUs.
+        progress: show a bar.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 0
+    channels_last: bool = False
+    progress: bool = False
+
+    @classmethod
+    def default(cls, config: RunConfig) -> "Machine":
+        """A GPU if there is one, but not for the study's own network, which repeats on CPUs."""
+        if config.backbone == "convnet" or not torch.cuda.is_available():
+            return cls()
+        return cls(device="cuda", workers=min(8, os.cpu_count() or 1), channels_last=True)
+
+
+def execute(
+    config: RunConfig,
+    machine: Machine | None = None,
+    folder: Path | None = None,
+    checkpoint_every: int = 500,
+) -> RunResult:
+    """Methods 900 and 1000 with the study's evaluation.
+
+    Under torchrun each process takes its part of every batch (distributed.py); all return the
+    same result.
+
+    Args:
+        machine: default `Machine.default(config)`.
+        folder: existing; keeps the run's state and history there, and goes on from it.
+        checkpoint_every: steps between two states.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite; names step, configuration, and the
+            last good state.
+        ValueError: the folder holds another run; or as the parts say.
+    """
+    machine = machine or Machine.default(config)
     train_set, test_set = config.data()
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with (
+        _threads(machine.threads),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+    ):
         torch.manual_seed(config.seed)
         generator = torch.Generator().manual_seed(config.seed)
-        model = _network(config, train_set)
+        network = network_of(config, *train_set.images.shape[1:3])
+        model = _start(config, network, train_set.images).to(machine.device)
+        if machine.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        model = distributed.synchronized(model)
         objective = build_objective(
-            config.method, train_set.labels, config.dim, generator, **dict(config.options)
-        )
-        groups = [{"params": list(model.parameters()), "lr": config.lr}]
+            config.method, train_set.labels, model.dim, generator, **dict(config.options)
+        ).to(machine.device)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [{"params": trained, "lr": config.lr, "weight_decay": config.weight_decay}]
         if learned := list(objective.parameters()):
-            groups.append({"params": learned, "lr": config.proxy_lr})
+            groups.append({"params": learned, "lr": config.proxy_lr, "weight_decay": 0.0})
         optimizer = getattr(torch.optim, config.optimizer)(groups)
         normalize = METHODS[config.method].normalize
+        if distributed.rank():  # else dropout would be the same in every part of a batch
+            torch.manual_seed(config.seed + distributed.rank())
+
+        def embedded(images, normalize: bool = True) -> Tensor:
+            return embed(model, images, normalize, workers=machine.workers)
 
         def evaluate(step: int) -> dict[str, float]:
-            embeddings = embed(model, test_set.images, normalize)
+            embeddings = embedded(test_set.images, normalize)
             metrics = recall_at_k(embeddings, test_set.labels)
             if step in (0, config.steps):
                 metrics["nmi"] = nmi(embeddings, test_set.labels)
             if config.record_bounds:
-                metrics |= _bounds(config, step, embed(model, train_set.images), objective)
+                metrics |= _bounds(config, step, embedded(train_set.images), objective)
             return metrics
 
-        table = train(
-            model,
-            objective,
-            train_set,
-            optimizer,
-            steps=config.steps,
-            batch_size=config.batch_size,
-            generator=generator,
-            augment=config.augment,
-            evaluate=evaluate,
-            eval_every=config.eval_every,
-        )
+        try:
+            table = train(
+                model,
+                objective,
+                train_set,
+                optimizer,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                generator=generator,
+                augment=Augmentation(config.augment, config.crop, config.flip),
+                evaluate=evaluate,
+                eval_every=config.eval_every,
+                schedule=config.schedule,
+                clip_grad=config.clip_grad,
+                precision=config.precision,
+                workers=machine.workers,
+                checkpoint=folder and Checkpoint(folder, checkpoint_every, describe(config)),
+                progress=machine.progress and not distributed.rank(),
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}\nof the run {config}") from None
         has_proxies = isinstance(objective, ProxyLoss)
         return RunResult(
             config,
             table,
-            embed(model, test_set.images, normalize).numpy(),
-            {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-            objective.proxies.detach().numpy() if has_proxies else np.empty((0, config.dim)),
-            objective.assignment.numpy() if has_proxies else np.empty(0, np.int64),
+            embedded(test_set.images, normalize).numpy(),
+            {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()},
+            objective.proxies.detach().cpu().numpy() if has_proxies else np.empty((0, model.dim)),
+            objective.assignment.cpu().numpy() if has_proxies else np.empty(0, np.int64),
+            network,
         )
 
 
-def _network(config: RunConfig, train_set: Dataset) -> torch.nn.Module:
-    channels, size = train_set.images.shape[1:3]
+def network_of(config: RunConfig, channels: int, size: int) -> dict[str, object]:
+    """Arguments of `build_network` for the run's network on images (channels, size, size)."""
+    common = {"backbone": config.backbone, "dim": config.dim, "batch_norm": config.batch_norm}
+    if config.backbone == "convnet":
+        return common | {"channels": channels, "size": size}
+    names = ("head", "dropout", "freeze_batch_norm", "crop")
+    return common | {name: getattr(config, name) for name in names}
+
+
+def build_network(backbone: str, **options) -> torch.nn.Module:
+    """A network with random weights: `ConvNet(**options)`, or a `Backbone` of that name."""
+    return ConvNet(**options) if backbone == "convnet" else Backbone(backbone, **options)
+
+
+def _start(config: RunConfig, network: dict[str, object], images) -> torch.nn.Module:
+    """The network as training finds it."""
+    if config.backbone != "convnet":
+        return build_network(**network, weights=config.init == "pretrained")
     if config.init == "pretrained":
-        return pretrained_model(channels, size, config.dim, config.batch_norm)
-    network = ConvNet(channels, size, config.dim, batch_norm=config.batch_norm)
-    return network.normalize_like(train_set.images)
+        return pretrained_model(**{k: v for k, v in network.items() if k != "backbone"})
+    return build_network(**network).normalize_like(images)
 
 
 def _bounds(
@@ -117,9 +209,9 @@ def _bounds(
     options = dict(config.options)
     return bound_statistics(
         embeddings,
-        objective.labels,
-        objective.proxies.detach(),
-        objective.assignment,
+        objective.labels.cpu(),
+        objective.proxies.detach().cpu(),
+        objective.assignment.cpu(),
         margin=options["margin"],
         embedding_norm=options["embedding_norm"],
         proxy_norm=options["proxy_norm"],
@@ -128,12 +220,11 @@ def _bounds(
 
 
 @contextmanager
-def _one_thread():
-    """One thread, as in a worker: only then do runs repeat bit for bit."""
+def _threads(n: int):
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(n):
             yield
     finally:
         torch.set_num_threads(before)

@@ -34,6 +34,7 @@ class ConvNet(nn.Module):
             raise ValueError(
                 f"size={size}: {len(widths)} poolings need at least {2 ** len(widths)} pixels"
             )
+        self.dim = dim
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("std", torch.full((1, channels, 1, 1), 255.0))
         layers, c_in = [], channels

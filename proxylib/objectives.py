@@ -1,6 +1,6 @@
 """What a training step minimises: the common interface, and the objectives over proxies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,13 @@ from proxylib.proxies import (
     negative_mask_of_points,
     sample_negatives,
 )
-from proxylib.samplers import anchor_batches, check_triplets, pair_batches, triplet_batches
+from proxylib.samplers import (
+    Stream,
+    anchor_batches,
+    check_triplets,
+    pair_batches,
+    triplet_batches,
+)
 
 
 class Objective(nn.Module):
@@ -36,7 +42,7 @@ class Objective(nn.Module):
             check_labels(labels)
         self.register_buffer("labels", labels)
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator:
+    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
         """Endless stream of index tuples (see samplers.py); the first entry is embedded."""
         raise NotImplementedError
 
@@ -172,7 +178,7 @@ class ProxyLoss(Objective):
         if n_negatives is not None:
             self._check_n_negatives()
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator:
+    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
         if self.labels is None:
             return triplet_batches(self.triplets.cpu(), batch_size, generator)
         if self.dynamic is not None:

@@ -1,6 +1,8 @@
 """Runs found again on disk, and sweeps of many in parallel."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -15,9 +17,11 @@ from proxylib.execution import RunResult, execute
 
 __all__ = ["RunConfig", "RunResult", "describe", "fingerprint", "history", "run", "sweep"]
 
+DASK = "PROXYLIB_DASK"
 # The code that decides a result; what data it gets is hashed by content.
 RESULT_CODE = ("losses.py", "proxies.py", "samplers.py", "objectives.py", "baselines.py")
-RESULT_CODE += ("struct_clust.py", "methods.py", "models.py", "training.py", "evaluation.py")
+RESULT_CODE += ("struct_clust.py", "methods.py", "models.py", "backbones.py", "augmentation.py")
+RESULT_CODE += ("loading.py", "training.py", "pretraining.py", "evaluation.py")
 RESULT_CODE += ("bounds/triplets.py", "bounds/inequalities.py", "bounds/dataset.py", "execution.py")
 
 
@@ -42,7 +46,9 @@ def sweep(
     fails stops the sweep; the finished ones stay in the cache.
 
     Args:
-        jobs: runs at once; −1 = one per core.
+        jobs: runs at once; −1 = one per core. On a cluster (the environment variable
+            `PROXYLIB_DASK` holds its scheduler's address) −1 = all its workers; they need this
+            package, the data and, to share finished runs, the same `PROXYLIB_HOME`.
         progress: show a bar with an estimate of the time left.
         keep_diverged: go on past a run whose loss is no longer finite; its place in the list
             holds the error.
@@ -57,13 +63,33 @@ def sweep(
                 bar.update()
             else:
                 todo.append(i)
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-        for i, result in parallel(joblib.delayed(_numbered)(i, *arguments[i]) for i in todo):
-            if isinstance(result, FloatingPointError) and not keep_diverged:
-                raise result
-            results[i] = result
-            bar.update()
+        with _backend():
+            parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+            for i, result in parallel(joblib.delayed(_numbered)(i, *arguments[i]) for i in todo):
+                if isinstance(result, FloatingPointError) and not keep_diverged:
+                    raise result
+                results[i] = result
+                bar.update()
     return results
+
+
+@contextmanager
+def _backend() -> Iterator[None]:
+    """joblib's own processes, or those of the cluster whose scheduler `DASK` names."""
+    if not (address := os.environ.get(DASK)):
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(
+            f"{DASK}={address}: needs dask's package `distributed`: pip install 'proxylib[dask]'"
+        ) from error
+    with (
+        Client(address, timeout="20s", set_as_default=False) as client,
+        joblib.parallel_config(backend="dask", client=client),
+    ):
+        yield
 
 
 def history(results: Iterable[RunResult], **columns: Iterable) -> pd.DataFrame:

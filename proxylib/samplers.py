@@ -4,13 +4,65 @@ Every stream yields a tuple. Its first entry holds the points to embed; all entr
 objective that asked for the stream.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
-def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+class Stream:
+    """Endless batches, which can go on where another stream of the same kind has stopped.
+
+    Goes through 0 … n−1 in random order, again and again, `size` at a time.
+
+    Args:
+        n: what there is to draw from.
+        size: drawn at once, 1 … n.
+        generator: source of the order.
+        make: drawn numbers (size,) int64 → the batch, a tuple of index tensors.
+        carry_over: what is left of a round begins the next batch; else it is dropped, so that no
+            number comes twice in a batch.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        size: int,
+        generator: torch.Generator,
+        make: Callable[[Tensor], tuple[Tensor, ...]],
+        carry_over: bool = True,
+    ):
+        self.n, self.size, self.generator = n, size, generator
+        self.make, self.carry_over = make, carry_over
+        self.queue = torch.empty(0, dtype=torch.int64)
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> tuple[Tensor, ...]:
+        while len(self.queue) < self.size:
+            order = torch.randperm(self.n, generator=self.generator)
+            self.queue = torch.cat([self.queue, order]) if self.carry_over else order
+        drawn, self.queue = self.queue[: self.size], self.queue[self.size :]
+        return self.make(drawn)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that decides the further batches."""
+        return {"queue": self.queue.clone(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where a stream of the same kind was when it gave that state."""
+        self.queue = state["queue"].clone()
+        self.generator.set_state(state["generator"])
+
+    def then(self, change: Callable[..., tuple[Tensor, ...]]) -> "Stream":
+        """The same stream, `change` applied to each batch: it takes the batch's entries."""
+        make = self.make
+        self.make = lambda drawn: change(*make(drawn))
+        return self
+
+
+def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Stream:
     """Anchors and positives (step 906; line 3 of Algorithm 1).
 
     Anchors go through the training set in random order, again and again; the positive y ≠ x is
@@ -23,11 +75,13 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
         ValueError: a label with one point only, or a batch larger than the training set.
     """
     peers = _Peers(labels)
-    for anchors in _rounds(len(labels), batch_size, generator):
-        yield anchors, peers.positives(anchors, generator)
+    _check_batch(batch_size, len(labels))
+    return Stream(
+        len(labels), batch_size, generator, lambda drawn: (drawn, peers.positives(drawn, generator))
+    )
 
 
-def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Stream:
     """Anchors of which every second one is the positive of the one half a batch before.
 
     So all positives are embedded as well, at no cost.
@@ -36,13 +90,14 @@ def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) ->
     """
     if batch_size % 2:
         raise ValueError(f"batch_size={batch_size}: expected an even number, for pairs")
-    for first, second in anchor_batches(labels, batch_size // 2, generator):
-        yield torch.cat([first, second]), torch.cat([second, first])
+    return anchor_batches(labels, batch_size // 2, generator).then(
+        lambda first, second: (torch.cat([first, second]), torch.cat([second, first]))
+    )
 
 
 def class_batches(
     labels: Tensor, batch_size: int, per_class: int, generator: torch.Generator
-) -> Iterator:
+) -> Stream:
     """Batches of batch_size / per_class classes with per_class points each.
 
     The classes go by in random order, again and again, none twice in a batch; the points of a
@@ -69,18 +124,17 @@ def class_batches(
         )
     by_label, start = labels.argsort(stable=True), count.cumsum(0) - count
     places = torch.arange(int(count.max()))
-    queue = torch.empty(0, dtype=torch.int64)
-    while True:
-        if len(queue) < n_classes:  # what is left over is dropped, so that no class comes twice
-            queue = torch.randperm(len(count), generator=generator)
-        classes, queue = queue[:n_classes], queue[n_classes:]
+
+    def points(classes: Tensor) -> tuple[Tensor]:
         keys = torch.rand(n_classes, len(places), generator=generator)
         keys = keys.masked_fill_(places >= count[classes, None], 2)
         chosen = keys.topk(per_class, dim=1, largest=False).indices
-        yield (by_label[start[classes, None] + chosen].flatten(),)
+        return (by_label[start[classes, None] + chosen].flatten(),)
+
+    return Stream(len(count), n_classes, generator, points, carry_over=False)
 
 
-def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generator) -> Iterator:
+def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generator) -> Stream:
     """Triplets in random order, again and again: supervision without labels.
 
     Args:
@@ -92,9 +146,13 @@ def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generato
     Raises:
         ValueError: a batch larger than the number of triplets.
     """
-    for chosen in _rounds(len(triplets), batch_size, generator):
-        batch = triplets[chosen]
-        yield batch[:, 0], batch[:, 1], batch[:, 2:]
+    _check_batch(batch_size, len(triplets))
+
+    def rows(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch = triplets[drawn]
+        return batch[:, 0], batch[:, 1], batch[:, 2:]
+
+    return Stream(len(triplets), batch_size, generator, rows)
 
 
 def draw_triplets(
@@ -170,13 +228,6 @@ class _Peers:
         return self.by_label[self.start[label] + (self.rank[anchors] + step) % of_label]
 
 
-def _rounds(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """0 … n−1 in random order, again and again, batch_size at a time."""
+def _check_batch(batch_size: int, n: int) -> None:
     if not 1 <= batch_size <= n:
         raise ValueError(f"batch_size={batch_size}: expected 1 … {n}, what there is to draw from")
-    queue = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(queue) < batch_size:
-            queue = torch.cat([queue, torch.randperm(n, generator=generator)])
-        batch, queue = queue[:batch_size], queue[batch_size:]
-        yield batch

@@ -1,8 +1,8 @@
 """Algorithm 1, methods 900 and 1000: train the distance model and the proxies jointly."""
 
 import ctypes
-import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -10,44 +10,24 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from proxylib.baselines import Classification
-from proxylib.caching import cached, code_fingerprint
-from proxylib.datasets import Dataset, load
+from proxylib import distributed
+from proxylib.augmentation import Augmentation
+from proxylib.checkpoints import Checkpoint
+from proxylib.datasets import Dataset
 from proxylib.evaluation import embed
-from proxylib.models import ConvNet
+from proxylib.loading import image_batches
 from proxylib.objectives import Objective
 
-
-def random_affine(
-    images: Tensor,
-    generator: torch.Generator,
-    degrees: float = 7.0,
-    shear: float = 0.2,
-    scale: float = 0.15,
-    shift: float = 0.06,
-) -> Tensor:
-    """Each image of the batch turned, stretched and moved at random; the border is continued.
-
-    Args:
-        images: (B, C, H, W) uint8 or float.
-        degrees, shear, scale, shift: standard deviations of the turn, of the slant (tangent), of
-            the log of the stretch along each axis, and of the move in units of the image's side.
-            All are cut at 2σ.
-
-    Returns:
-        (B, C, H, W) float32.
-    """
-    z = torch.randn(len(images), 6, generator=generator).clamp(-2, 2)
-    angle, slant = z[:, 0] * (degrees * torch.pi / 180), shear * z[:, 1]
-    cos, sin = angle.cos(), angle.sin()
-    turned = torch.stack([cos, slant * cos - sin, sin, slant * sin + cos], 1).view(-1, 2, 2)
-    stretched = turned * torch.exp(scale * z[:, None, 2:4])
-    theta = torch.cat([stretched, 2 * shift * z[:, 4:, None]], 2)
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+AFFINE = Augmentation(affine=True)
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Learning rates by the share of the training that is done, as factors.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 
 
 def train(
@@ -59,12 +39,20 @@ def train(
     steps: int,
     batch_size: int,
     generator: torch.Generator,
-    augment: bool = True,
+    augment: Augmentation = AFFINE,
     evaluate: Callable[[int], dict[str, float]] = lambda step: {},
     eval_every: int = 0,
+    schedule: str = "constant",
+    clip_grad: float = 0.0,
+    precision: str = "float32",
+    workers: int = 0,
+    checkpoint: Checkpoint | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Minimise the objective over the model and whatever the objective learns (its proxies).
+
+    Among several processes (distributed.py) each embeds its part of every batch; the loss is that
+    of the whole batch, as if there were one.
 
     Args:
         model: images (B, C, H, W) → embeddings (B, D); trained in place.
@@ -73,9 +61,14 @@ def train(
         optimizer: any torch optimiser over the parameters of both.
         steps, batch_size: batches to see, and embedded points in each.
         generator: source of batch order and augmentation.
-        augment: apply `random_affine` to each batch.
+        augment: random changes of each batch of images.
         evaluate: called with the step before training, every `eval_every` steps (0 = never)
             and after the last one; returns named metrics.
+        schedule: of the learning rates, a name in `SCHEDULES`.
+        clip_grad: largest norm of the model's gradient; 0 = any.
+        precision: in which the model computes, a name in `PRECISIONS`; losses are float32.
+        workers: processes that read image files ahead.
+        checkpoint: where the run goes on if it was stopped, and keeps its state meanwhile.
 
     Returns:
         One row per evaluation: `step`, `samples` seen, `seconds` of training so far (without
@@ -84,16 +77,26 @@ def train(
 
     Raises:
         FloatingPointError: the loss is no longer finite; names the step and the points.
+        ValueError: a checkpoint of another run.
     """
     _keep_freed_memory()
-    device = next(model.parameters()).device
-    batches = objective.batches(batch_size, generator)
-    rows, losses, seconds = [], [], 0.0
+    distributed.check_batch(batch_size)
+    device, part = next(model.parameters()).device, distributed.share(batch_size)
+    # What is read ahead is drawn ahead: such batches must not share a generator with the rest.
+    ahead = generator if isinstance(dataset.images, Tensor) else _child(generator)
+    stream = objective.batches(batch_size, ahead)
+    step_module = distributed.parallel(_Step(model, objective, PRECISIONS[precision]))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    parts = {"model": model, "objective": objective, "optimizer": optimizer, "scaler": scaler}
+    rows, losses, seconds, done = [], [], 0.0, 0
 
     def embed_all() -> Tensor:
-        return embed(model, dataset.images, normalize=False)
+        distributed.same_buffers(model)
+        return embed(model, dataset.images, normalize=False, workers=workers)
 
     def record(step: int) -> None:
+        distributed.same_buffers(model)
         loss = torch.stack(losses).mean().item() if losses else float("nan")
         rows.append(
             {
@@ -106,33 +109,94 @@ def train(
             }
         )
         losses.clear()
+        if checkpoint and not distributed.rank():
+            checkpoint.write_history(rows)
 
-    record(0)
+    def save(step: int, stream_state: dict) -> None:
+        if distributed.rank():
+            return
+        checkpoint.save(
+            {
+                "step": step,
+                "seconds": seconds,
+                "rows": rows,
+                "losses": torch.stack(losses).cpu() if losses else torch.empty(0),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+                "stream": stream_state,
+                "generator": generator.get_state(),
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            }
+        )
+
+    state = checkpoint.load() if checkpoint else None
+    if state is None:
+        record(0)
+    else:
+        done, seconds, rows = state["step"], state["seconds"], state["rows"]
+        losses = list(state["losses"].to(device))
+        for name, one in parts.items():
+            one.load_state_dict(state["parts"][name])
+        generator.set_state(state["generator"])
+        stream.load_state_dict(state["stream"])
+        torch.set_rng_state(state["random"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], device)
+        checkpoint.write_history(rows)
+    batches = image_batches(dataset.images, stream, part, workers)
     model.train()
-    for step in tqdm(range(1, steps + 1), disable=not progress, unit="step"):
+    bar = tqdm(range(done + 1, steps + 1), disable=not progress, unit="step")
+    for step in bar:
         began = time.perf_counter()
         objective.before_step(step, embed_all)  # 902, 904; 1002, 1004, 1016
-        batch = next(batches)  # 906
-        images = dataset.images[batch[0]].to(device)
-        if augment:
-            images = random_affine(images, generator)
-        embeddings = model(images)  # 908, 910
-        loss = objective(embeddings, *(indices.to(device) for indices in batch))  # 912
+        batch, images, stream_state = next(batches)  # 906
+        images = augment(images.to(device), generator, batch_size, part)
+        batch = [indices.to(device) for indices in batch]
+        loss, embeddings = step_module(images, *batch)  # 908, 910, 912
         optimizer.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
         if not loss.isfinite():
-            bad = batch[0][~embeddings.isfinite().all(1).cpu()].tolist()
+            bad = batch[0][~embeddings.isfinite().all(1)].tolist()
             where = f" (embeddings of training points {bad[:5]} are not finite)" if bad else ""
+            last = f"; the last good checkpoint is {checkpoint.file}" if checkpoint else ""
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}{where}: lower the learning rates, or "
-                "fix the norms of embeddings and proxies"
+                f"fix the norms of embeddings and proxies{last}"
             )
-        optimizer.step()  # 914
+        if clip_grad:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * SCHEDULES[schedule]((step - 1) / steps)
+        scaler.step(optimizer)  # 914
+        scaler.update()
         losses.append(loss.detach())
         seconds += time.perf_counter() - began
         if step == steps or (eval_every and step % eval_every == 0):
             record(step)
+        if checkpoint and (step == steps or step % checkpoint.every == 0):
+            save(step, stream_state())
     return pd.DataFrame(rows)
+
+
+class _Step(nn.Module):
+    """Model and objective as one, for DistributedDataParallel sees to the gradients of both."""
+
+    def __init__(self, model: nn.Module, objective: Objective, dtype: torch.dtype | None):
+        super().__init__()
+        self.model, self.objective, self.dtype = model, objective, dtype
+
+    def forward(self, images: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's images and the whole batch → loss and embeddings of the whole batch."""
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+            embeddings = self.model(images)
+        embeddings = distributed.gather(embeddings.float() if self.dtype else embeddings)
+        return self.objective(embeddings, *batch), embeddings
+
+
+def _child(generator: torch.Generator) -> torch.Generator:
+    seed = torch.randint(2**62, (), generator=generator).item()
+    return torch.Generator().manual_seed(seed)
 
 
 @functools.cache
@@ -145,54 +209,3 @@ def _keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # of malloc.h
         libc.mallopt(trim_threshold, 2**30)
         libc.mallopt(mmap_threshold, 2**25)
-
-
-def pretrained_model(
-    channels: int, size: int, dim: int, batch_norm: bool = False, steps: int = 1200
-) -> ConvNet:
-    """The network after plain classification of other scripts, `init="pretrained"`.
-
-    The patent fine-tunes a network that has learned to tell other things apart (ILSVRC); to kanji,
-    Latin letters, digits, kana and radicals are such things. Softmax over the 260 characters of
-    `load("kanji", subset="other")` × 40 images; one fixed seed, run once and then read from the
-    cache.
-
-    Args:
-        channels, size, dim, batch_norm: see `ConvNet`.
-        steps: batches of 32 images, Adam with learning rate 1e-3.
-    """
-    data = load("kanji", subset="other", n_images=40, size=size)
-    code = code_fingerprint(
-        "training.py", "models.py", "baselines.py", "objectives.py", "samplers.py"
-    )
-    key = f"{code} {data.fingerprint()} {torch.__version__}"
-    model = ConvNet(channels, size, dim, batch_norm=batch_norm)
-    model.load_state_dict(cached(_pretrain, channels, size, dim, batch_norm, steps, key))
-    return model
-
-
-def _pretrain(
-    channels: int, size: int, dim: int, batch_norm: bool, steps: int, key: str
-) -> dict[str, Tensor]:
-    data = load("kanji", subset="other", n_images=40, size=size)
-    images = data.images.expand(-1, channels, -1, -1)
-    data = dataclasses.replace(data, images=images)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # only then does it repeat bit for bit
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
-            objective = Classification(data.labels, dim)
-        train(
-            model,
-            objective,
-            data,
-            torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
-            steps=steps,
-            batch_size=32,
-            generator=torch.Generator().manual_seed(0),
-        )
-    finally:
-        torch.set_num_threads(threads)
-    return model.state_dict()

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from proxylib import training
+from proxylib.augmentation import Augmentation
 from proxylib.datasets import Dataset
 from proxylib.methods import METHODS, build_objective
 from proxylib.models import ConvNet
-from proxylib.training import pretrained_model, train
+from proxylib.pretraining import pretrained_model
+from proxylib.training import train
 
 LABELS = torch.arange(10).repeat_interleave(4)
 
@@ -43,7 +45,7 @@ def run(method, steps=12, model=None, **options):
         steps=steps,
         batch_size=8,
         generator=generator,
-        augment=False,
+        augment=Augmentation(),
         eval_every=4,
     )
 

@@ -114,6 +114,25 @@ def test_same_seed_same_numbers_whatever_the_jobs(home, monkeypatch):
     assert not np.array_equal(one[0].embeddings, one[1].embeddings)
 
 
+def test_a_dask_cluster_gives_the_same(home, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    configs = [small(seed=seed) for seed in (0, 1, 2)]
+    here = sweep(configs, jobs=1, progress=False)
+    monkeypatch.setenv("PROXYLIB_HOME", str(home / "cluster"))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        monkeypatch.setenv(runs.DASK, cluster.scheduler_address)
+        there = sweep(configs, progress=False)
+        assert all(caching.is_cached(runs._run, *runs._arguments(c)) for c in configs)
+    for a, b in zip(here, there, strict=True):
+        assert a.config == b.config
+        same(a, b)
+    monkeypatch.setenv(runs.DASK, "tcp://127.0.0.1:1")
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
+        sweep([small(seed=7)], progress=False)
+
+
 def test_a_finished_run_is_read_and_only_under_its_own_key(home, monkeypatch):
     first = run(small())
     trained = []

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from proxylib.augmentation import Augmentation, random_affine, random_crop
 from proxylib.datasets import Dataset
 from proxylib.models import ConvNet
 from proxylib.objectives import ProxyLoss
-from proxylib.training import random_affine, train
+from proxylib.training import SCHEDULES, train
 
 
 def generator(seed=0):
@@ -49,6 +50,83 @@ def test_random_affine_shift_moves_by_the_stated_share():
     weight = moved / moved.sum((2, 3), keepdim=True)
     x = (weight.sum(2).squeeze(1) * torch.arange(33)).sum(1)
     assert 0.08 < (x - 16).std() / 33 < 0.1  # 0.1, less what the cut at 2σ takes
+
+
+def test_random_crop_cuts_from_everywhere_and_stays_inside():
+    places = torch.arange(36).view(1, 1, 6, 6).expand(500, -1, -1, -1)
+    cut = random_crop(places, 4, generator(), total=500)
+    assert set(cut[:, 0, 0, 0].tolist()) == {0, 1, 2, 6, 7, 8, 12, 13, 14}
+    assert torch.equal(cut[:, 0, 3, 3] - cut[:, 0, 0, 0], torch.full((500,), 21))
+    with pytest.raises(ValueError, match="crop=7: the images are only 6×6 pixels"):
+        random_crop(places, 7, generator(), total=500)
+
+
+def test_parts_of_a_batch_are_changed_as_the_whole():
+    images, change = tiny().images, Augmentation(affine=True, crop=12, flip=True)
+    whole = change(images, generator(), len(images))
+    parts = [
+        change(images[part], generator(), len(images), part) for part in (slice(0, 9), slice(9, 24))
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert Augmentation()(images, generator(), len(images)) is images
+
+
+def test_about_half_are_mirrored():
+    images = torch.arange(4.0).view(1, 1, 1, 4).expand(1000, -1, -1, -1)
+    changed = Augmentation(flip=True)(images, generator(), 1000)
+    first = changed[:, 0, 0, 0]
+    assert set(first.tolist()) == {0.0, 3.0} and 0.45 < (first == 3).double().mean() < 0.55
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_computes_in_it_and_learns(precision):
+    dataset = tiny()
+    model, objective, optimizer = parts(dataset)
+    seen = []
+    model.features[0].register_forward_hook(lambda m, x, y: seen.append((m.training, y.dtype)))
+    table = train(
+        model,
+        objective,
+        dataset,
+        optimizer,
+        steps=30,
+        batch_size=8,
+        generator=generator(),
+        precision=precision,
+        eval_every=15,
+    )
+    assert {d for training, d in seen if training} == {getattr(torch, precision)}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert table["loss"].iloc[-1] < table["loss"].iloc[1]
+
+
+def test_schedules_reach_the_optimizer_and_gradients_are_clipped():
+    dataset = tiny()
+    model, objective, _ = parts(dataset)
+    groups = [{"params": model.parameters(), "lr": 0.1}, {"params": [objective.proxies], "lr": 1.0}]
+    optimizer = torch.optim.SGD(groups)
+    rates, norms, step = [], [], optimizer.step
+
+    def watched():
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+        step()
+
+    optimizer.step = watched
+    train(
+        model,
+        objective,
+        dataset,
+        optimizer,
+        steps=4,
+        batch_size=8,
+        generator=generator(),
+        schedule="linear",
+        clip_grad=0.01,
+    )
+    assert rates == [[pytest.approx(0.1 * f), pytest.approx(f)] for f in (1, 0.75, 0.5, 0.25)]
+    assert max(norms) <= 0.01001
+    assert SCHEDULES["cosine"](0) == 1 and SCHEDULES["cosine"](1) == pytest.approx(0)
 
 
 def test_training_learns_and_writes_a_tidy_history():

@@ -1,0 +1,76 @@
+"""A run's state on disk, so that a long run survives whatever happens to its process."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pandas as pd
+import torch
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run keeps its state: `checkpoint.pt` and `history.csv`.
+
+    Attributes:
+        folder: of the run; must exist.
+        every: steps between checkpoints; one more is written at the end.
+        about: what decides the run, plain values; a checkpoint of another run is refused.
+    """
+
+    folder: Path
+    every: int
+    about: dict
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def save(self, state: dict) -> None:
+        """Replace the last checkpoint: whenever the process is killed, one of the two is whole.
+
+        Args:
+            state: tensors and plain values only, for `load` does not unpickle anything else.
+        """
+        state = {**state, "about": json.dumps(self.about)}
+        write(self.file, lambda file: torch.save(state, file))
+
+    def load(self) -> dict | None:
+        """The last state, on the CPU; None if there is none yet.
+
+        Raises:
+            ValueError: it belongs to another run, or is no checkpoint.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            state = torch.load(self.file, map_location="cpu", weights_only=True)
+            about = json.loads(state.pop("about"))
+        except Exception as error:
+            raise ValueError(f"{self.file}: not a checkpoint ({error})") from error
+        now = json.loads(json.dumps(self.about))
+        if differs := [k for k in {**about, **now} if about.get(k) != now.get(k)]:
+            told = ", ".join(f"{k} {about.get(k)!r}, now {now.get(k)!r}" for k in differs)
+            raise ValueError(f"{self.file} is of another run: {told}; take another folder")
+        return state
+
+    def write_history(self, rows: list[dict[str, float]]) -> None:
+        """The table of evaluations so far."""
+        text = pd.DataFrame(rows).to_csv(index=False)
+        write(self.folder / "history.csv", lambda file: file.write(text.encode()))
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """A file that appears whole under its name, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,129 @@
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from proxylib import backbones
+from proxylib.backbones import Backbone
+from proxylib.recipes import RECIPES, default_recipe, recipe
+from proxylib.runs import RunConfig
+
+SMALL = "shufflenet_v2_x0_5"
+
+
+def images(n=4, channels=3, size=40):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
+
+
+# One of each way in which torchvision writes a classifier: fc, with auxiliary ones (googlenet),
+# classifier[-1], a convolution (squeezenet), heads.head (vit), head (swin).
+@pytest.mark.parametrize(
+    ("name", "penultimate", "size"),
+    [
+        ("resnet18", 512, 32),
+        ("googlenet", 1024, 32),
+        ("mobilenet_v3_small", 1024, 32),
+        ("squeezenet1_1", 512, 32),
+        ("vit_b_32", 768, 224),
+        ("swin_t", 768, 32),
+    ],
+)
+def test_any_classifier_becomes_an_embedding(name, penultimate, size):
+    model = Backbone(name, dim=8).train()
+    assert model.dim == 8
+    assert model(images(2, size=size)).shape == (2, 8)
+    assert not any(p.shape[0] == 1000 for p in model.parameters() if p.ndim == 1)
+    model = Backbone(name, head="penultimate").eval()
+    assert model.dim == penultimate
+    assert model(images(2, size=size)).shape == (2, penultimate)
+
+
+def test_the_penultimate_layer_is_what_the_classifier_saw():
+    torch.manual_seed(0)
+    whole = models.resnet18().eval()
+    model = Backbone("resnet18", head="penultimate").eval()
+    model.network.load_state_dict(whole.state_dict(), strict=False)  # all but fc
+    seen = []
+    whole.fc.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        whole((images() / 255 - mean) / std)
+        torch.testing.assert_close(model(images()), seen[0], rtol=1e-4, atol=1e-5)
+
+
+def test_grey_is_as_three_equal_channels():
+    model = Backbone(SMALL, dim=8).eval()
+    grey = images(channels=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(grey), model(grey.expand(-1, 3, -1, -1)))
+
+
+def test_only_the_middle_is_looked_at_in_evaluation():
+    model = Backbone(SMALL, dim=8, crop=32).eval()
+    changed = images().clone()
+    changed[:, :, :4], changed[:, :, -4:] = 0, 255
+    with torch.no_grad():
+        assert torch.equal(model(images()), model(changed))
+        assert torch.equal(model(images()), model(images()[:, :, 4:36, 4:36]))
+
+
+def test_frozen_batch_norm_keeps_its_values_and_splits_a_batch():
+    model = Backbone(SMALL, dim=8, freeze_batch_norm=True).train()
+    norms = [m for m in model.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [m.running_mean.clone() for m in norms]
+    whole = model(images())
+    torch.testing.assert_close(whole, torch.cat([model(images()[:1]), model(images()[1:])]))
+    assert all(torch.equal(m.running_mean, b) for m, b in zip(norms, before, strict=True))
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+    free = Backbone(SMALL, dim=8).train()
+    assert not torch.allclose(free(images())[:1], free(images()[:2])[:1])
+
+
+def test_weights_that_cannot_be_had_say_where_to_put_them(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(OSError, match=r"(?s)resnet18: .*no route.*resnet18-.*pth.*checkpoints"):
+        Backbone("resnet18", weights=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "resnet81"}, "backbone='resnet81': .*did you mean 'resnet1"),
+        ({"head": "tail"}, "head='tail': expected one of linear, penultimate"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"precision": "float8"}, "precision='float8': expected one of float32, bfloat16"),
+        ({"crop": 24}, "crop=24: the study's own network has no such thing"),
+        ({"backbone": "resnet18", "crop": -1}, "crop=-1: expected 0 or more"),
+        ({"backbone": "resnet18", "dropout": 1.0}, "dropout=1.0: expected less than 1"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan"),
+        ({"clip_grad": -1.0}, "clip_grad=-1.0: expected 0.0 or more"),
+    ],
+)
+def test_settings_of_a_backbone_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("method", ["proxy_nca", "semihard"])
+def test_recipes_are_runs(name, method):
+    config = RunConfig(method=method, **recipe(name, method))
+    if name == "patent":
+        assert config.backbone in backbones.names() and config.crop == 227
+        assert config.batch_size == (32 if method == "proxy_nca" else 128)
+
+
+def test_recipes_by_data_set():
+    assert [default_recipe(name) for name in ("kanji", "folder", "sop")] == [
+        "study",
+        "study",
+        "patent",
+    ]
+    with pytest.raises(ValueError, match="recipe='best': expected one of study, patent, today"):
+        recipe("best", "proxy_nca")
