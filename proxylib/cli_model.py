@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from proxylib import datasets, distance_model, distributed, execution, figures
 from proxylib.config import RunConfig
 from proxylib.methods import METHODS
-from proxylib.recipes import RECIPES, default_recipe, recipe
+from proxylib.recipes import RECIPES, data_options, default_recipe, recipe
 
 FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 
@@ -21,7 +21,14 @@ FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 @click.option("--dataset", type=click.Choice(datasets.NAMES), default="kanji", show_default=True)
 @click.option("--data-root", default="", help="Where the images are.")
 @click.option("--allow-partial", is_flag=True, help="An incomplete copy of the data set will do.")
-@click.option("--decoded", is_flag=True, help="Keep resized images on disk (up to 24 GB).")
+@click.option(
+    "-d",
+    "data",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="An option of the data set: size 64; decoded true keeps resized photos on disk.",
+)
 @click.option("--method", type=click.Choice(tuple(METHODS)), default="proxy_nca", show_default=True)
 @click.option(
     "--recipe",
@@ -64,7 +71,7 @@ def run_train(
     dataset: str,
     data_root: str,
     allow_partial: bool,
-    decoded: bool,
+    data: tuple[tuple[str, str], ...],
     method: str,
     recipe_name: str | None,
     pairs: tuple[tuple[str, str], ...],
@@ -87,13 +94,17 @@ def run_train(
     try:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: there is no GPU that torch can use")
-        flags = {"allow_partial": allow_partial, "decoded": decoded}
+        chosen = recipe_name or default_recipe(dataset)
         given = {
             "dataset": dataset,
             "data_root": data_root,
-            "data_options": {name: True for name, on in flags.items() if on},
+            "data_options": {
+                **data_options(chosen, dataset),
+                **({"allow_partial": True} if allow_partial else {}),
+                **{name: yaml.safe_load(value) for name, value in data},
+            },
             "method": method,
-            **recipe(recipe_name or default_recipe(dataset), method),
+            **recipe(chosen, method),
             **_settings(pairs),
             "options": {name: yaml.safe_load(value) for name, value in options},
         }

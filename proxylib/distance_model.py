@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from proxylib.checkpoints import write
 from proxylib.config import describe
-from proxylib.datasets import Dataset
-from proxylib.datasets.files import ImageFiles, read_photo
-from proxylib.datasets.folder import read_image
+from proxylib.datasets import Dataset, ImageFiles, read_file
 from proxylib.evaluation import embed, nearest_neighbors
 from proxylib.execution import RunResult, build_network
 from proxylib.losses import pairwise_distance
@@ -44,14 +42,10 @@ class DistanceModel:
         Raises:
             ValueError: files that can't be read, all of them.
         """
-        size, channels = self.card["images"]["size"], self.card["images"]["channels"]
         pixels, problems = [], []
         for file in files:
             try:
-                if self.card["images"]["squashed"]:
-                    pixels.append(read_photo(file, size))
-                else:
-                    pixels.append(torch.tensor(read_image(file, size, channels)))
+                pixels.append(read_file(file, **self.card["images"]))
             except ValueError as error:
                 problems.append(str(error))
         if problems:
@@ -112,7 +106,7 @@ def save_model(folder: Path, result: RunResult, train: Dataset, provenance: dict
         "images": {
             "channels": train.images.shape[1],
             "size": train.images.shape[2],
-            "squashed": isinstance(train.images, ImageFiles),
+            "squeezed": isinstance(train.images, ImageFiles),
         },
         "normalize": METHODS[result.config.method].normalize,
         "config": describe(result.config),

@@ -4,6 +4,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
+from torch.nn import functional
 
 from proxylib import distributed
 from proxylib.loading import read
@@ -39,6 +40,17 @@ def embed(
             f"{int((~finite).nonzero()[0])}); training has diverged"
         )
     return embeddings
+
+
+def raw_pixels(images, side: int = 32) -> Tensor:
+    """The pixels themselves as an embedding (N, C·side²) float32: what learning has to beat.
+
+    Larger images are shrunk to `side`, smaller ones stay as they are.
+    """
+    if images.shape[3] <= side:
+        return images[:].flatten(1).float()
+    parts = (functional.adaptive_avg_pool2d(part.float(), side) for part in images.split(256))
+    return torch.cat([part.flatten(1) for part in parts])
 
 
 @torch.inference_mode()

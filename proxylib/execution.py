@@ -119,7 +119,7 @@ def execute(
         torch.manual_seed(config.seed)
         generator = torch.Generator().manual_seed(config.seed)
         network = network_of(config, *train_set.images.shape[1:3])
-        model = _start(config, network, train_set.images).to(machine.device)
+        model = starting_network(config, train_set.images).to(machine.device)
         if machine.channels_last:
             model = model.to(memory_format=torch.channels_last)
         model = distributed.synchronized(model)
@@ -194,8 +194,9 @@ def build_network(backbone: str, **options) -> torch.nn.Module:
     return ConvNet(**options) if backbone == "convnet" else Backbone(backbone, **options)
 
 
-def _start(config: RunConfig, network: dict[str, object], images) -> torch.nn.Module:
-    """The network as training finds it."""
+def starting_network(config: RunConfig, images) -> torch.nn.Module:
+    """The network as training on these images finds it; random weights from torch's generator."""
+    network = network_of(config, *images.shape[1:3])
     if config.backbone != "convnet":
         return build_network(**network, weights=config.init == "pretrained")
     if config.init == "pretrained":

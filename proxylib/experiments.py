@@ -10,6 +10,7 @@ from proxylib import paths
 from proxylib.config import RunConfig
 from proxylib.datasets import Dataset
 from proxylib.methods import METHODS
+from proxylib.recipes import data_options, default_recipe, recipe
 from proxylib.tuning import AXES, expand, fit_batch
 
 BASELINE_NAMES = tuple(name for name in METHODS if not name.startswith("proxy"))
@@ -18,8 +19,11 @@ PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment
 FREE_NORMS = NORMS["free"]
 
 
-def presets_file(dataset: str, given: str = "") -> Path:
-    """The file of settings for a data set: the one given, else what its tuning chose, else kanji's.
+def presets_file(dataset: str, given: str = "", recipe: str = "") -> Path:
+    """The file of settings: the one given, else the tuned ones of the data set, else kanji's.
+
+    A recipe with a network of torchvision takes `notebooks/params/presets-backbone.yaml` instead
+    of kanji's; nothing in that file is tuned.
 
     Raises:
         FileNotFoundError: the given file does not exist.
@@ -31,12 +35,15 @@ def presets_file(dataset: str, given: str = "") -> Path:
             )
         return Path(given).expanduser()
     committed = paths.PROJECT / "figures"
-    candidates = [
-        paths.figures(dataset, "full"),
-        committed / f"{dataset}-full",
-        committed / "kanji-full",
-    ]
-    return next(p for folder in candidates if (p := folder / "presets.yaml").is_file())
+    usual = default_recipe(dataset)
+    candidates = []
+    if (recipe or usual) == usual:  # else it was tuned for another network
+        candidates += [paths.figures(dataset, "full"), committed / f"{dataset}-full"]
+    if (recipe or usual) == "study":
+        candidates.append(committed / "kanji-full")
+    files = [folder / "presets.yaml" for folder in candidates]
+    untuned = paths.notebooks() / "params" / "presets-backbone.yaml"
+    return next((file for file in files if file.is_file()), untuned)
 
 
 def read_presets(path: Path) -> dict[str, dict[str, dict[str, object]]]:
@@ -80,6 +87,7 @@ class Study:
         seeds: one run of everything for each.
         steps: the budget of a run in batches of 32 samples.
         presets: from `read_presets`.
+        recipe: see `recipes.recipe`; if empty, `recipes.default_recipe(dataset)`.
     """
 
     dataset: str
@@ -88,36 +96,42 @@ class Study:
     seeds: tuple[int, ...]
     data_root: str = ""
     data_options: tuple[tuple[str, object], ...] = ()
+    recipe: str = ""
+
+    def __post_init__(self):
+        chosen = self.recipe or default_recipe(self.dataset)
+        recipe(chosen, "proxy_nca")  # is there one of that name?
+        options = {**data_options(chosen, self.dataset), **dict(self.data_options)}
+        object.__setattr__(self, "recipe", chosen)
+        object.__setattr__(self, "data_options", tuple(options.items()))
+
+    def config(self, **changes: object) -> RunConfig:
+        """A run on this data by this recipe; `changes` are fields of `RunConfig`."""
+        common = {
+            "dataset": self.dataset,
+            "data_root": self.data_root,
+            "data_options": self.data_options,
+        }
+        return RunConfig(**{**common, **recipe(self.recipe, "proxy_nca"), **changes})
 
     def runs(self, name: str, init: str = "random", **changes: object) -> list[RunConfig]:
         """A method with its chosen settings, one run a seed.
 
         Args:
             name: in `AXES[init]`: a method of the registry, or `"dynamic"`.
-            init: see `RunConfig`.
-            changes: settings to differ from the chosen ones (see `tuning.expand`), or fields of
+                changes: settings to differ from the chosen ones (see `tuning.expand`), or fields of
                 `RunConfig` that no settings have, as `record_bounds`.
         """
         fields = {k: v for k, v in changes.items() if k in ("record_bounds", "eval_every")}
         settings = fit_batch(name, {**self.presets[init][name], **changes}, self._train())
         expanded = expand(name, {k: v for k, v in settings.items() if k not in fields}, self.steps)
-        return [
-            RunConfig(
-                dataset=self.dataset,
-                data_root=self.data_root,
-                data_options=self.data_options,
-                init=init,
-                seed=seed,
-                **{"eval_every": self._interval(expanded["steps"]), **expanded, **fields},
-            )
-            for seed in self.seeds
-        ]
+        expanded = {"eval_every": self._interval(expanded["steps"]), **expanded, **fields}
+        if self.recipe == "study":
+            expanded["init"] = init
+        return [self.config(seed=seed, **expanded) for seed in self.seeds]
 
     def _train(self) -> Dataset:
-        config = RunConfig(
-            dataset=self.dataset, data_root=self.data_root, data_options=self.data_options
-        )
-        return config.data()[0]
+        return self.config().data()[0]
 
     def _interval(self, steps: int) -> int:
         """Steps between evaluations: 20 of them, fewer in a short run, for they cost time too."""
@@ -146,9 +160,7 @@ class Study:
         """
         return {
             norms: [
-                RunConfig(
-                    dataset=self.dataset,
-                    data_root=self.data_root,
+                self.config(
                     options=options,
                     seed=seed,
                     steps=self.steps,

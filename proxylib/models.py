@@ -52,9 +52,9 @@ class ConvNet(nn.Module):
         self.norm = nn.BatchNorm1d(dim, affine=False) if batch_norm else nn.Identity()
         self.to(memory_format=torch.channels_last)
 
-    def normalize_like(self, images: Tensor) -> "ConvNet":
+    def normalize_like(self, images) -> "ConvNet":
         """Standardise inputs by mean and deviation (per channel) of these uint8 images."""
-        pixels = images.float()
+        pixels = images[:].float()
         self.mean.copy_(pixels.mean((0, 2, 3), keepdim=True))
         self.std.copy_(pixels.std((0, 2, 3), keepdim=True).clamp_min(1.0))
         return self

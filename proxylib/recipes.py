@@ -1,5 +1,6 @@
 """How a network of torchvision is fine-tuned: settings of a run, by name."""
 
+PHOTOS = ("cub200", "cars196", "sop")
 RECIPES = ("study", "patent", "today")
 # Images are resized to 256×256 by the data sets; these are the squares that the network sees.
 _PATENT = {
@@ -51,4 +52,13 @@ def recipe(name: str, method: str) -> dict[str, object]:
 
 def default_recipe(dataset: str) -> str:
     """`"patent"` for the patent's own data sets, else `"study"`."""
-    return "patent" if dataset in ("cub200", "cars196", "sop") else "study"
+    return "patent" if dataset in PHOTOS else "study"
+
+
+def data_options(name: str, dataset: str) -> dict[str, object]:
+    """Options of the data set, so that its images have the size the recipe's network takes.
+
+    256×256 pixels for networks of torchvision, 32×32 for the study's own.
+    """
+    size = 32 if name == "study" else 256
+    return {} if size == (256 if dataset in PHOTOS else 32) else {"size": size}

@@ -62,7 +62,9 @@ def rotation(
 
 def _turned_recall(config: RunConfig, angle: float, key: str) -> float:
     result, (_, test) = run(config), config.data()
-    turned = embed(result.model(), turn(test.images, angle), METHODS[config.method].normalize)
+    model, normalize = result.model(), METHODS[config.method].normalize
+    parts = [embed(model, turn(part, angle), normalize) for part in test.images.split(256)]
+    turned = torch.cat(parts)
     near, _ = nearest_neighbors(turned, 2, torch.from_numpy(result.embeddings))
     itself = torch.arange(len(near))
     first = torch.where(near[:, 0] == itself, near[:, 1], near[:, 0])

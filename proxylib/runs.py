@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from proxylib.caching import cached, code_fingerprint, is_cached
 from proxylib.config import RunConfig, describe
-from proxylib.execution import RunResult, execute
+from proxylib.execution import Machine, RunResult, execute
 
 __all__ = ["RunConfig", "RunResult", "describe", "fingerprint", "history", "run", "sweep"]
 
@@ -63,6 +63,8 @@ def sweep(
                 bar.update()
             else:
                 todo.append(i)
+        if any(Machine.default(arguments[i][0]).device == "cuda" for i in todo):
+            jobs = 1  # a run fills the GPU
         with _backend():
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
             for i, result in parallel(joblib.delayed(_numbered)(i, *arguments[i]) for i in todo):
@@ -108,7 +110,8 @@ def fingerprint(config: RunConfig) -> str:
     """Hash of what, beside the configuration, decides a run's result: data, code, versions."""
     parts = [part.fingerprint() for part in config.data()]
     versions = [torch.__version__, np.__version__, sklearn.__version__]
-    return " ".join([code_fingerprint(*RESULT_CODE), *parts, *versions])
+    device = [d for d in [Machine.default(config).device] if d != "cpu"]
+    return " ".join([code_fingerprint(*RESULT_CODE), *parts, *versions, *device])
 
 
 def _arguments(config: RunConfig) -> tuple[RunConfig, str]:

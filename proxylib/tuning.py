@@ -150,6 +150,7 @@ def tune(
     base: RunConfig,
     starts: Mapping[str, Mapping[str, object]],
     steps: int,
+    walk: str = "random",
     n_axes: int | None = None,
     jobs: int = -1,
     progress: bool = True,
@@ -160,16 +161,17 @@ def tune(
     diverges counts as 0.
 
     Args:
-        base: data, split, start (`init`), seed and width of all runs.
-        starts: name in `AXES[base.init]` → the settings that its walk begins with.
+        base: data, split, network, its start (`init`) and seed of all runs.
+        starts: name in `AXES[walk]` → the settings that its walk begins with.
         steps: budget of each run in batches of 32.
+        walk: `"random"` or `"pretrained"`, see `AXES`.
         n_axes: walk only so many axes of each method; None = all.
 
     Returns:
         One row per run: `method`, `axis` (empty for the start), `settings` (a dict),
         `recall_at_1`, `diverged`, and `chosen`, true for the best of each method.
     """
-    axes, (train, _) = AXES[base.init], base.data()
+    axes, (train, _) = AXES[walk], base.data()
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows = []

@@ -5,14 +5,23 @@ import re
 
 from proxylib import paths
 
+FIGURES = paths.PROJECT / "figures"
 README = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ledger_is_that_of_the_full_tier():
-    file = paths.PROJECT / "figures" / "kanji-full" / "claims.json"
-    claims = json.loads(file.read_text(encoding="utf-8"))["claims"] if file.exists() else []
-    rows = re.findall(r"^\| (C\d+[ab]?) \|.*\| \S (.+) \|$", README, re.MULTILINE)
-    assert rows == [(claim["id"], claim["verdict"]) for claim in claims]
+    rows = re.findall(r"^\| (C\d+[ab]?) \|[^|]*\| (.+) \|$", README, re.MULTILINE)
+    [header] = re.findall(r"^\| \| the patent says \| (.+) \|$", README, re.MULTILINE)
+    datasets = [name.strip("`") for name in header.split(" | ")]
+    committed = sorted(path.parent.name for path in FIGURES.glob("*-full/claims.json"))
+    assert sorted(f"{name}-full" for name in datasets) == committed
+    for column, dataset in enumerate(datasets):
+        text = (FIGURES / f"{dataset}-full" / "claims.json").read_text(encoding="utf-8")
+        for (name, cells), claim in zip(rows, json.loads(text)["claims"], strict=True):
+            verdict, _, effect = cells.split(" | ")[column][2:].partition(": ")
+            assert (name, verdict) == (claim["id"], claim["verdict"])
+            if effect:
+                assert effect.split()[0].replace("−", "-") == f"{claim['effect']:.3g}"
 
 
 def test_every_picture_and_link_exists():

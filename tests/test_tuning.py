@@ -149,3 +149,28 @@ def test_a_small_data_set_gets_smaller_batches(home, image_tree):
         assert run(config).history["loss"].notna().sum() > 0
     big = Study(dataset="kanji", presets=presets(), steps=2, seeds=(0,))
     assert {config.batch_size for config in big.benchmark()} == {32}
+
+
+def test_a_recipe_brings_its_network_and_settings_that_fit(home, larger_tree):
+    file = presets_file("cub200")
+    assert file == presets_file("kanji", recipe="today") and file.name == "presets-backbone.yaml"
+    assert presets_file("folder").parent.name == "kanji-full"
+    presets = read_presets(file)
+    study = Study(
+        dataset="folder",
+        data_root=str(larger_tree),
+        presets=presets,
+        steps=8,
+        seeds=(0,),
+        recipe="patent",
+    )
+    for runs in (study.runs("semihard"), study.dynamic([0.5])):
+        [run] = runs
+        assert (run.backbone, run.init, run.crop) == ("googlenet", "pretrained", 227)
+        assert dict(run.data_options) == {"size": 256} and not run.augment
+    assert run.batch_norm and dict(run.options)["assignment"] == "dynamic"
+    assert Study(dataset="cub200", presets=presets, steps=1, seeds=(0,)).recipe == "patent"
+    small = Study(dataset="cub200", presets=presets, steps=1, seeds=(0,), recipe="study")
+    assert dict(small.data_options) == {"size": 32}
+    with pytest.raises(ValueError, match="recipe='best'"):
+        replace(study, recipe="best")

@@ -43,15 +43,15 @@ CLAIMS: dict[str, tuple[str, str, str]] = {
     ),
     "C6a": (
         "Half as many proxies as concepts are enough without labels, every point going to its "
-        "nearest proxy.",
-        "FIG. 7, method 1000 by the patent's rule",
+        "nearest proxy (by the patent's rule).",
+        "FIG. 7, method 1000",
         "Reproduced if the mean R@1 at ratio 0.5 is at least the best baseline's from the same "
         "pre-trained start; partly if it is at ratio 0.75.",
     ),
     "C6b": (
         "Half as many proxies as concepts are enough without labels, every point going to its "
-        "nearest proxy.",
-        "FIG. 7, method 1000 with our stabilisers",
+        "nearest proxy (with our stabilisers).",
+        "FIG. 7, method 1000; restarts of dead proxies and batch norm are ours",
         "Reproduced if the mean R@1 at ratio 0.5 is at least the best baseline's from the same "
         "pre-trained start; partly if it is at ratio 0.75.",
     ),
@@ -107,8 +107,8 @@ LIKELY_CAUSES: dict[str, str] = {
     "classes that costs more than on Cars196 with a network pre-trained on ImageNet.",
     "C6a": "The nearest proxy is mostly chosen by what the network knew before training. Our "
     "start knows other scripts, and proxies without points stay without them.",
-    "C6b": "The stabilisers keep proxies in use, but cannot tell classes apart that the start "
-    "does not; the labels that the baselines have are worth more than on Cars196.",
+    "C6b": "Half the proxies may be too few after such a start even with labels (06 shows that "
+    "run, static); and the nearest proxy cannot tell classes apart that the start does not.",
     "C7": "Differences between neighbouring ratios are of the size of the noise between seeds; "
     "and with few images per class more proxies soon split classes.",
     "C8": "A bound that is proved cannot be violated: look for an error in the code.",

@@ -3,11 +3,15 @@
 import functools
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from proxylib.datasets import cars196, cub200, folder, kanji, omniglot, sop
 from proxylib.datasets.base import Dataset, validation_split, zero_shot_split
-from proxylib.datasets.files import ImageFiles
+from proxylib.datasets.files import ImageFiles, read_photo
 
-__all__ = ["FETCH", "NAMES", "Dataset", "ImageFiles", "load", "validation_split", "zero_shot_split"]
+__all__ = ["FETCH", "NAMES", "Dataset", "ImageFiles", "load", "read_file", "read_like"]
+__all__ += ["validation_split", "zero_shot_split"]
 
 READERS = {"omniglot": omniglot, "folder": folder, "cub200": cub200, "cars196": cars196, "sop": sop}
 NAMES = ("kanji", *READERS)
@@ -36,3 +40,24 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     if name not in READERS:
         raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(NAMES)}")
     return READERS[name].load(data_root or "", **options)
+
+
+def read_file(path: str | Path, size: int, channels: int, squeezed: bool) -> Tensor:
+    """An image file as (channels, size, size) uint8.
+
+    Args:
+        squeezed: bring the whole picture to a square, as the patent's data sets do (RGB only);
+            else fill the square and cut what is over, as all others do.
+
+    Raises:
+        ValueError: it can't be read; names the path.
+    """
+    if squeezed:
+        return read_photo(path, size)
+    return torch.tensor(folder.read_image(path, size, channels))
+
+
+def read_like(dataset: Dataset, path: str | Path) -> Tensor:
+    """An image file as the data set reads its own, see `read_file`."""
+    channels, size = dataset.images.shape[1:3]
+    return read_file(path, size, channels, isinstance(dataset.images, ImageFiles))

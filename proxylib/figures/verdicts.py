@@ -49,10 +49,10 @@ def ledger(claims: Sequence[Claim]) -> Figure:
 def _effect(claim: Claim) -> str:
     if claim.effect != claim.effect:
         return ""
-    text = f"{claim.effect:.4g} {claim.unit}"
+    text = f"{claim.effect:.3g} {claim.unit}"
     if claim.low == claim.low:
         text += f" ({claim.low:.3g} to {claim.high:.3g})"
-    return textwrap.fill(text, 32)
+    return textwrap.fill(text.replace("-", "−"), 32)
 
 
 def rotation(table: pd.DataFrame) -> Figure:
