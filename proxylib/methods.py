@@ -55,7 +55,6 @@ def build_proxy_loss(
     n_triplet_negatives: int,
     reassign_every: int,
     start: str,
-    proxies_from_embeddings: bool,
     restart_dead: bool,
     **options,
 ) -> ProxyLoss:
@@ -71,7 +70,7 @@ def build_proxy_loss(
         n_triplets: 0 = the objective knows the labels and Z is all points of other labels; else
             it only gets so many triplets, drawn once.
         n_triplet_negatives: points Z of each of those.
-        reassign_every, start, proxies_from_embeddings, restart_dead: see `Dynamic`.
+        reassign_every, start, restart_dead: see `Dynamic`.
         options: see `ProxyLoss`.
 
     Raises:
@@ -84,7 +83,7 @@ def build_proxy_loss(
     elif assignment in ("random", "dynamic"):
         vector = assign_random(len(labels), n_proxies, generator)
         if assignment == "dynamic":
-            dynamic = Dynamic(reassign_every, start, proxies_from_embeddings, restart_dead)
+            dynamic = Dynamic(reassign_every, start, restart_dead)
     else:
         raise ValueError(
             f"assignment={assignment!r}: expected one of 'static', 'random', 'dynamic'"
@@ -117,7 +116,6 @@ _PROXY = {
     "n_triplet_negatives": 32,
     "reassign_every": 100,
     "start": "nearest",
-    "proxies_from_embeddings": False,
     "restart_dead": False,
 }
 _INSTANCE = {

@@ -63,15 +63,12 @@ class Dynamic:
     """Dynamic assignment (method 1000): points follow their nearest proxy.
 
     The points of a batch are re-assigned at every step, all points at an interval. The defaults
-    are the patent's rule; the two switches depart from it, to keep proxies from dying out.
+    are the patent's rule; `restart_dead` departs from it, to keep proxies from dying out.
 
     Attributes:
         reassign_every: steps between exact re-assignments of the whole training set (1016), each
             of which embeds it; 0 = the batch's points only.
         start: `"nearest"`, or `"random"` to keep the assignment given at the start (1004).
-        proxies_from_embeddings: proxies start at the embeddings of random training points. A
-            network that has not seen the data maps all of it to one side of the sphere, where
-            few of the proxies scattered all over it are anybody's nearest.
         restart_dead: at each re-assignment, proxies that no point is nearest to move to the
             embeddings of random points. A dead proxy is nobody's positive or negative, so it gets
             no gradient and would stay dead, while the living ones serve more and more labels.
@@ -82,7 +79,6 @@ class Dynamic:
 
     reassign_every: int = 100
     start: str = "nearest"
-    proxies_from_embeddings: bool = False
     restart_dead: bool = False
 
     def __post_init__(self):
@@ -190,12 +186,8 @@ class ProxyLoss(Objective):
         if (dynamic := self.dynamic) is None:
             return
         if step == 1:
-            if dynamic.proxies_from_embeddings or dynamic.start == "nearest":
-                embeddings = embed()
-                if dynamic.proxies_from_embeddings:
-                    self._move(torch.arange(self.n_proxies), embeddings)
-                if dynamic.start == "nearest":
-                    self.reassign(embeddings)
+            if dynamic.start == "nearest":
+                self.reassign(embed())
         elif dynamic.reassign_every and (step - 1) % dynamic.reassign_every == 0:
             self.reassign(embed())
 

@@ -1,34 +1,37 @@
 """How a network of torchvision is fine-tuned: settings of a run, by name."""
 
 PHOTOS = ("cub200", "cars196", "sop")
-RECIPES = ("study", "patent", "today")
 # Images are resized to 256×256 by the data sets; these are the squares that the network sees.
-_PATENT = {
-    "backbone": "googlenet",
-    "init": "pretrained",
-    "crop": 227,
-    "dim": 64,
-    "optimizer": "RMSprop",
-    "lr": 1e-4,
-    "proxy_lr": 1e-2,
-    "augment": False,
+RECIPE_FIELDS = {
+    "study": {},
+    "patent": {
+        "backbone": "googlenet",
+        "init": "pretrained",
+        "crop": 227,
+        "dim": 64,
+        "optimizer": "RMSprop",
+        "lr": 1e-4,
+        "proxy_lr": 1e-2,
+        "augment": False,
+    },
+    "today": {
+        "backbone": "resnet50",
+        "init": "pretrained",
+        "freeze_batch_norm": True,
+        "crop": 224,
+        "flip": True,
+        "dim": 512,
+        "batch_size": 128,
+        "optimizer": "AdamW",
+        "lr": 1e-4,
+        "proxy_lr": 1e-2,
+        "weight_decay": 1e-4,
+        "schedule": "cosine",
+        "clip_grad": 10.0,
+        "augment": False,
+    },
 }
-_TODAY = {
-    "backbone": "resnet50",
-    "init": "pretrained",
-    "freeze_batch_norm": True,
-    "crop": 224,
-    "flip": True,
-    "dim": 512,
-    "batch_size": 128,
-    "optimizer": "AdamW",
-    "lr": 1e-4,
-    "proxy_lr": 1e-2,
-    "weight_decay": 1e-4,
-    "schedule": "cosine",
-    "clip_grad": 10.0,
-    "augment": False,
-}
+RECIPES = tuple(RECIPE_FIELDS)
 
 
 def recipe(name: str, method: str) -> dict[str, object]:
@@ -45,9 +48,10 @@ def recipe(name: str, method: str) -> dict[str, object]:
     """
     if name not in RECIPES:
         raise ValueError(f"recipe={name!r}: expected one of {', '.join(RECIPES)}")
+    fields = dict(RECIPE_FIELDS[name])
     if name == "patent":
-        return {**_PATENT, "batch_size": 32 if method.startswith("proxy") else 128}
-    return dict(_TODAY) if name == "today" else {}
+        fields["batch_size"] = 32 if method.startswith("proxy") else 128
+    return fields
 
 
 def default_recipe(dataset: str) -> str:

@@ -69,7 +69,6 @@ def test_trains_and_repeats_bit_for_bit(method):
         {"assignment": "dynamic", "reassign_every": 5},
         {
             "assignment": "dynamic",
-            "proxies_from_embeddings": True,
             "restart_dead": True,
             "reassign_every": 2,
             "n_triplets": 100,

@@ -268,16 +268,6 @@ def test_the_batch_is_reassigned_before_its_loss_and_the_negatives_follow():
     assert got == pytest.approx(want, rel=1e-5)
 
 
-def test_proxies_start_at_embeddings():
-    objective = dynamic_loss(proxies_from_embeddings=True)
-    objective.before_step(1, lambda: POINTS)
-    unit = torch.nn.functional.normalize
-    cosine = unit(objective.proxies.detach()) @ unit(POINTS).T
-    assert cosine.max(1).values.min() > 1 - 1e-6
-    assert len(cosine.argmax(1).unique()) == 8
-    assert objective.metrics()["proxies_in_use"] == 8
-
-
 def test_dead_proxies_restart_at_training_points():
     objective = dynamic_loss(restart_dead=True, reassign_every=5)
     points = POINTS.abs()

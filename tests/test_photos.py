@@ -16,10 +16,14 @@ from PIL import Image
 from scipy.io import savemat
 from torch.utils.data import DataLoader
 
-from proxylib import datasets
+from proxylib import datasets, figures, recipes
 from proxylib.cli import app
 from proxylib.datasets import cars196, cub200, fetch, files, sop, verify
 from proxylib.datasets.files import ImageFiles, read_photo
+from proxylib.evaluation import embed, nearest_neighbors, raw_pixels
+from proxylib.experiments import Study, presets_file, read_presets
+from proxylib.rotation import rotation
+from proxylib.runs import run
 
 # torchvision 0.29 points to its successor; its decoders are what we use
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchcodec:DeprecationWarning")
@@ -649,3 +653,33 @@ def test_fetch_takes_cars_from_downloads_and_says_what_to_get(cars, home, tmp_pa
     code, text = call("cars196")
     assert code == 0, text
     assert len(cars196.load(size=8)) == 16
+
+
+# the study on photographs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"recipe": "study"}, {"recipe": "today", "data_options": (("size", 40), ("decoded", True))}],
+    ids=lambda changes: changes["recipe"],
+)
+def test_photos_go_through_a_run_a_search_and_turned_queries(cub, changes, monkeypatch):
+    small = {"backbone": "shufflenet_v2_x0_5", "init": "random", "crop": 32, "dim": 16}
+    monkeypatch.setitem(recipes.RECIPE_FIELDS, "today", recipes.RECIPE_FIELDS["today"] | small)
+    presets = read_presets(presets_file("cub200", recipe=changes["recipe"]))
+    study = Study(dataset="cub200", presets=presets, steps=2, seeds=(0,), **changes)
+    [config] = study.runs("proxy_nca")
+    result, (train, test) = run(config), config.data()
+    assert isinstance(train.images, ImageFiles) and len(result.embeddings) == 6
+    side = test.images.shape[3]
+    assert side == (32 if changes["recipe"] == "study" else 40)
+    assert raw_pixels(test.images).shape == (6, 3 * 32 * 32)
+    table = rotation([config], [0, 30], jobs=1, progress=False)
+    assert table["recall_at_1"].iloc[0] == result.metrics["recall_at_1"]
+    query = datasets.read_like(test, test.images.files[2])
+    assert torch.equal(query, test.images[2])
+    embeddings = torch.from_numpy(result.embeddings)
+    torch.testing.assert_close(embed(result.model(), query[None])[0], embeddings[2])
+    near, distances = nearest_neighbors(embeddings, 2)
+    figure, found = figures.gallery(test.images[:6], test.labels, test, near, distances)
+    assert len(found) == 12 and len(figure.axes) == 18
