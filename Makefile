@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help study full test lab notebooks lock clean
+.PHONY: help study full test test-code test-notebooks lab notebooks lock clean
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -15,7 +15,12 @@ full: .venv/installed ## the same with all seeds, into figures/kanji-full
 test: .venv/installed ## set up, then lint, run all tests and check every notebook
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 tests notebooks
+	$(MAKE) -j2 test-code test-notebooks
+
+test-code: # side by side with the notebooks: neither keeps two cores busy
+	$(BIN)/python -m pytest tests
+test-notebooks:
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
 
 lab: .venv/installed ## set up, then open JupyterLab
 	$(BIN)/jupyter lab notebooks
