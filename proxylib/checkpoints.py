@@ -63,6 +63,19 @@ class Checkpoint:
         write(self.folder / "history.csv", lambda file: file.write(text.encode()))
 
 
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's own generators, of the CPU and of a GPU in use."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Go on from `random_state`; a run may be resumed on another kind of device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """A file that appears whole under its name, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -10,10 +10,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+_by_itself = False
+
 
 def size() -> int:
     """Number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if _by_itself or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What is done here each process does by itself and in full."""
+    global _by_itself
+    before, _by_itself = _by_itself, True
+    try:
+        yield
+    finally:
+        _by_itself = before
 
 
 def rank() -> int:

@@ -132,6 +132,7 @@ def execute(
             groups.append({"params": learned, "lr": config.proxy_lr, "weight_decay": 0.0})
         optimizer = getattr(torch.optim, config.optimizer)(groups)
         normalize = METHODS[config.method].normalize
+        about = {**describe(config), "data": train_set.fingerprint()}
         if distributed.rank():  # else dropout would be the same in every part of a batch
             torch.manual_seed(config.seed + distributed.rank())
 
@@ -163,7 +164,7 @@ def execute(
                 clip_grad=config.clip_grad,
                 precision=config.precision,
                 workers=machine.workers,
-                checkpoint=folder and Checkpoint(folder, checkpoint_every, describe(config)),
+                checkpoint=folder and Checkpoint(folder, checkpoint_every, about),
                 progress=machine.progress and not distributed.rank(),
             )
         except FloatingPointError as error:

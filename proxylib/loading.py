@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,7 +25,9 @@ def read(images, indices: Iterable[Tensor], workers: int = 0) -> Iterator[Tensor
     if isinstance(images, Tensor) or not workers:
         return (images[chosen] for chosen in indices)
     lists = (chosen.tolist() for chosen in indices)
-    return iter(DataLoader(images, batch_sampler=lists, num_workers=workers))
+    unused = torch.Generator()  # else it draws from the one that dropout draws from
+    loader = DataLoader(images, batch_sampler=lists, num_workers=workers, generator=unused)
+    return iter(loader)
 
 
 def image_batches(

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from proxylib import distributed
 from proxylib.baselines import Classification
 from proxylib.caching import cached, code_fingerprint
 from proxylib.datasets import load
@@ -46,19 +47,19 @@ def _pretrain(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # only then does it repeat bit for bit
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), distributed.alone():
             torch.manual_seed(0)
             model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
             objective = Classification(data.labels, dim)
-        train(
-            model,
-            objective,
-            data,
-            torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
-            steps=steps,
-            batch_size=32,
-            generator=torch.Generator().manual_seed(0),
-        )
+            train(
+                model,
+                objective,
+                data,
+                torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3),
+                steps=steps,
+                batch_size=32,
+                generator=torch.Generator().manual_seed(0),
+            )
     finally:
         torch.set_num_threads(threads)
     return model.state_dict()

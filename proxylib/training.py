@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from proxylib import distributed
 from proxylib.augmentation import Augmentation
-from proxylib.checkpoints import Checkpoint
+from proxylib.checkpoints import Checkpoint, random_state, set_random_state
 from proxylib.datasets import Dataset
 from proxylib.evaluation import embed
 from proxylib.loading import image_batches
@@ -124,8 +124,7 @@ def train(
                 "parts": {name: part.state_dict() for name, part in parts.items()},
                 "stream": stream_state,
                 "generator": generator.get_state(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "random": random_state(device),
             }
         )
 
@@ -139,10 +138,9 @@ def train(
             one.load_state_dict(state["parts"][name])
         generator.set_state(state["generator"])
         stream.load_state_dict(state["stream"])
-        torch.set_rng_state(state["random"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], device)
-        checkpoint.write_history(rows)
+        set_random_state(state["random"], device)
+        if distributed.rank():  # it is process 0's, and each has a dropout of its own
+            torch.manual_seed(done * distributed.size() + distributed.rank())
     batches = image_batches(dataset.images, stream, part, workers)
     model.train()
     bar = tqdm(range(done + 1, steps + 1), disable=not progress, unit="step")
@@ -158,7 +156,9 @@ def train(
         if not loss.isfinite():
             bad = batch[0][~embeddings.isfinite().all(1)].tolist()
             where = f" (embeddings of training points {bad[:5]} are not finite)" if bad else ""
-            last = f"; the last good checkpoint is {checkpoint.file}" if checkpoint else ""
+            last = ""
+            if checkpoint and checkpoint.file.exists():
+                last = f"; the last good checkpoint is {checkpoint.file}"
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}{where}: lower the learning rates, or "
                 f"fix the norms of embeddings and proxies{last}"

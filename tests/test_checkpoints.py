@@ -14,15 +14,16 @@ import torch
 from proxylib import execution
 from proxylib.checkpoints import Checkpoint, write
 from proxylib.config import RunConfig
+from proxylib.datasets import Dataset
 from proxylib.execution import Machine, execute
 
 SMALL = {"data_options": {"n_classes": 8, "n_images": 4}, "batch_size": 8, "eval_every": 4}
-PRETRAINED = {"init": "pretrained", "batch_norm": True}
 DYNAMIC = {"assignment": "dynamic", "restart_dead": True, "reassign_every": 3, "n_triplets": 100}
 KINDS = {  # everything that has a state of its own
     "static": {"options": {"n_negatives": 2}, "schedule": "cosine", "weight_decay": 1e-3},
     "dynamic": {"options": DYNAMIC, "batch_norm": True},
     "struct_clust": {"method": "struct_clust", "options": {"per_class": 2, "decay_steps": 2}},
+    "bounds": {"record_bounds": True},
     "npairs": {"method": "npairs", "optimizer": "RMSprop"},
     "backbone": {
         "backbone": "shufflenet_v2_x0_5",
@@ -131,17 +132,21 @@ def test_files_are_read_ahead_without_a_difference(home, tmp_path, image_tree, m
     labels = torch.arange(6).repeat_interleave(5)
     whole = datasets.Dataset("photos", ImageFiles(files, 32), labels, tuple("abcdef"))
     monkeypatch.setattr(datasets, "load", lambda *args, **options: whole)
-    run = RunConfig(backbone="shufflenet_v2_x0_5", steps=6, batch_size=4, eval_every=3, crop=28)
+    settings = {"steps": 6, "batch_size": 4, "eval_every": 3, "crop": 28, "dropout": 0.3}
+    run = RunConfig(backbone="shufflenet_v2_x0_5", **settings)
     alone = execute(run)
     same(execute(run, Machine(workers=2)), alone)
     stopped(monkeypatch, run, tmp_path, after=2)
     same(execute(run, Machine(workers=1), tmp_path, 3), alone)
 
 
-def test_a_checkpoint_of_another_run_is_refused(home, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(home, tmp_path, monkeypatch):
     execute(config(steps=2), folder=tmp_path)
     with pytest.raises(ValueError, match=r"of another run: steps 2, now 3; take another folder"):
         execute(config(steps=3), folder=tmp_path)
+    monkeypatch.setattr(Dataset, "fingerprint", lambda data: "changed")
+    with pytest.raises(ValueError, match=r"of another run: data '\w+', now 'changed'"):
+        execute(config(steps=2), folder=tmp_path)
 
 
 def test_what_is_no_checkpoint_is_refused_and_nothing_is_unpickled(tmp_path):

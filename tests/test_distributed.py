@@ -115,6 +115,16 @@ def test_a_batch_that_cannot_be_dealt_is_refused(monkeypatch):
         distributed.check_batch(9)
 
 
+def test_what_is_done_by_itself_is_not_shared(monkeypatch):
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    assert distributed.share(9) == slice(4, 9)
+    with distributed.alone():
+        assert distributed.share(9) == slice(0, 9) and distributed.rank() == 0
+    assert distributed.share(9) == slice(4, 9)
+
+
 def test_alone_there_is_nothing_to_share():
     x = torch.rand(5, 2)
     assert (distributed.size(), distributed.rank(), distributed.share(7)) == (1, 0, slice(0, 7))

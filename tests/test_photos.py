@@ -25,9 +25,6 @@ from proxylib.experiments import Study, presets_file, read_presets
 from proxylib.rotation import rotation
 from proxylib.runs import run
 
-# torchvision 0.29 points to its successor; its decoders are what we use
-pytestmark = pytest.mark.filterwarnings("ignore:.*torchcodec:DeprecationWarning")
-
 
 def photo(path, shade=120, mode="RGB"):
     """A small noisy photograph, wider than high."""
