@@ -82,6 +82,8 @@ def test_values_are_read_as_the_declared_type(books):
         (["-p", "tier", "full"], "parameter 'tier' has an option of its own: use --tier"),
         (["--only", "quick"], "no notebook 'quick'; there are: 00_bad, 01_good"),
         (["--only", "01_goood"], "no notebook '01_goood'; did you mean '01_good'?"),
+        (["--backend", "dask"], "--backend dask and --scheduler ADDRESS belong together"),
+        (["--scheduler", "tcp://a:1"], "--backend dask and --scheduler ADDRESS belong together"),
         (["--tier", "medium"], "'medium' is not one of 'fast', 'full'"),
         (["--dataset", "mnist"], "'mnist' is not one of 'kanji', 'omniglot', 'folder'"),
         (["--dataset", "folder"], "data_root='' is no folder"),
