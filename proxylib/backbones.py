@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+# They bring classifiers in the middle, and bring pixels to −1 … 1 whatever `transforms` says, but
+# only with their weights; a model that is read again would not. So both is done here.
+INCEPTIONS = ("googlenet", "inception_v3")
 HEADS = ("linear", "penultimate")
 N_CLASSES = 1000  # of ImageNet; how the classifier is found
 
@@ -68,9 +71,10 @@ class Backbone(nn.Module):
         parent, _, last = where.rpartition(".")
         setattr(self.network.get_submodule(parent), last, layer)
         self.norm = nn.BatchNorm1d(self.dim, affine=False) if batch_norm else nn.Identity()
-        trained_on = models.get_model_weights(name).DEFAULT.transforms()  # of pixels 0 … 1
-        self.register_buffer("mean", 255 * torch.tensor(trained_on.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(trained_on.std).view(1, 3, 1, 1))
+        usual = models.get_model_weights(name).DEFAULT.transforms()  # of pixels 0 … 1
+        mean, std = ([0.5] * 3,) * 2 if name in INCEPTIONS else (usual.mean, usual.std)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
@@ -92,11 +96,12 @@ class Backbone(nn.Module):
 
 
 def _torchvision(name: str, weights: bool) -> nn.Module:
-    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    if options and not weights:
-        options["init_weights"] = True
+    options: dict[str, bool] = {}
+    if name in INCEPTIONS:
+        options = {"transform_input": False}
+        options |= {} if weights else {"aux_logits": False, "init_weights": True}
     try:
-        return models.get_model(name, weights="DEFAULT" if weights else None, **options)
+        network = models.get_model(name, weights="DEFAULT" if weights else None, **options)
     except OSError as error:  # URLError is one
         url = models.get_model_weights(name).DEFAULT.url
         raise OSError(
@@ -104,6 +109,12 @@ def _torchvision(name: str, weights: bool) -> nn.Module:
             f"{torch.hub.get_dir()}/checkpoints by hand (TORCH_HOME moves that folder), or "
             "start from a random network (init='random')"
         ) from error
+    if name in INCEPTIONS:
+        network.aux_logits = False
+        for middle in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, middle):
+                setattr(network, middle, None)
+    return network
 
 
 def _classifier(name: str, network: nn.Module) -> tuple[str, nn.Module]:

@@ -81,14 +81,39 @@ def test_frozen_batch_norm_keeps_its_values_and_splits_a_batch():
     assert not torch.allclose(free(images())[:1], free(images()[:2])[:1])
 
 
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 80)])
+def test_weights_give_what_torchvision_gives_and_come_back(name, size, monkeypatch):
+    torch.manual_seed(0)
+    trained = models.get_model(name, weights=None, init_weights=False)  # stands for a download
+    monkeypatch.setattr(
+        models.WeightsEnum, "get_state_dict", lambda self, *args, **options: trained.state_dict()
+    )
+    weights = models.get_model_weights(name).DEFAULT
+    whole = models.get_model(name, weights=weights).eval()
+    seen = []
+    whole.fc.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model = Backbone(name, weights=True, head="penultimate").eval()
+    again = Backbone(name, head="penultimate").eval()
+    again.load_state_dict(model.state_dict())
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in (weights.transforms().mean, weights.transforms().std)
+    )
+    with torch.no_grad():
+        whole((images(size=size) / 255 - mean) / std)
+        torch.testing.assert_close(model(images(size=size)), seen[0], rtol=1e-3, atol=1e-4)
+        assert torch.equal(model(images(size=size)), again(images(size=size)))
+    assert model.train()(images(size=size)).shape == seen[0].shape
+
+
 def test_weights_that_cannot_be_had_say_where_to_put_them(monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(OSError, match=r"(?s)resnet18: .*no route.*resnet18-.*pth.*checkpoints"):
-        Backbone("resnet18", weights=True)
+    for name in ("resnet18", "googlenet", "inception_v3"):
+        with pytest.raises(OSError, match=rf"(?s){name}: .*no route.*{name}.*pth.*checkpoints"):
+            Backbone(name, weights=True)
 
 
 @pytest.mark.parametrize(
