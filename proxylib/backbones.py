@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
+
+# torchvision is imported where it is needed: it takes longer than all the rest together.
 
 # They bring classifiers in the middle, and bring pixels to −1 … 1 whatever `transforms` says, but
 # only with their weights; a model that is read again would not. So both is done here.
@@ -13,6 +14,8 @@ N_CLASSES = 1000  # of ImageNet; how the classifier is found
 
 def names() -> list[str]:
     """The names that `Backbone` knows: torchvision's classification models."""
+    from torchvision import models
+
     return models.list_models(module=models)
 
 
@@ -53,6 +56,8 @@ class Backbone(nn.Module):
         freeze_batch_norm: bool = False,
         crop: int = 0,
     ):
+        from torchvision import models
+
         super().__init__()
         self.crop = crop
         self.network = _torchvision(name, weights)
@@ -96,6 +101,8 @@ class Backbone(nn.Module):
 
 
 def _torchvision(name: str, weights: bool) -> nn.Module:
+    from torchvision import models
+
     options: dict[str, bool] = {}
     if name in INCEPTIONS:
         options = {"transform_input": False}

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import torch
 import yaml
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from proxylib import datasets, distance_model, distributed, execution, figures
 from proxylib.config import RunConfig
+from proxylib.datasets.folder import IMG_EXTENSIONS
 from proxylib.methods import METHODS
 from proxylib.recipes import RECIPES, data_options, default_recipe, recipe
 

@@ -15,7 +15,6 @@ from proxylib.training import PRECISIONS, SCHEDULES
 CHOICES = {
     "split": ("test", "validation"),
     "init": ("random", "pretrained"),
-    "backbone": ("convnet", *backbones.names()),
     "head": backbones.HEADS,
     "schedule": tuple(SCHEDULES),
     "precision": tuple(PRECISIONS),
@@ -93,7 +92,10 @@ class RunConfig:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name, expected in CHOICES.items():
+        choices = dict(CHOICES)
+        if self.backbone != "convnet":
+            choices["backbone"] = ("convnet", *backbones.names())
+        for name, expected in choices.items():
             if (value := getattr(self, name)) not in expected:
                 near = difflib.get_close_matches(str(value), expected, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""

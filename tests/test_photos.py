@@ -243,7 +243,7 @@ def test_the_fingerprint_knows_files_and_size_but_not_the_folder(images, tmp_pat
 def test_readable_files_are_checked_once(images, monkeypatch):
     verify.verified(images.files, 8)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "decode_image", None)  # decoding would fail
+        patch.setattr("torchvision.io.decode_image", None)  # decoding would fail
         verify.verified(images.files, 8)
     cut(images.files[3])
     assert "3.jpg: not a readable image" in told(verify.verified, images.files, 8)
@@ -267,7 +267,7 @@ def test_decoded_pixels_are_read_from_one_file(images, home, monkeypatch):
     before = images[:]
     decoded = verify.verified(images.files, 8, decoded=True)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "decode_image", None)  # decoding would fail
+        patch.setattr("torchvision.io.decode_image", None)  # decoding would fail
         again = verify.verified(images.files, 8, decoded=True)
         assert torch.equal(decoded[:], before) and torch.equal(again[:], before)
         assert decoded.fingerprint() == images.fingerprint()

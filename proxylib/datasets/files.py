@@ -4,14 +4,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.io import decode_image, read_file
-from torchvision.transforms.v2 import functional
 
 from proxylib.caching import code_fingerprint
 
@@ -29,6 +27,9 @@ def read_photo(path: str | Path, size: int | None = None) -> Tensor:
     Raises:
         ValueError: no such file, no image, or a truncated one; the message names the path.
     """
+    from torchvision.io import decode_image, read_file  # here, for it takes long to import
+    from torchvision.transforms.v2 import functional
+
     try:
         image = decode_image(read_file(str(path)), mode="RGB", apply_exif_orientation=True)
     except RuntimeError as error:
@@ -105,7 +106,7 @@ class ImageFiles:
         Raises:
             FileNotFoundError: a file that is no longer there.
         """
-        reader = f"{code_fingerprint('datasets/files.py')} {torchvision.__version__}"
+        reader = f"{code_fingerprint('datasets/files.py')} {version('torchvision')}"
         digest = hashlib.sha256(f"{reader} {self.size}".encode())
         names = [os.path.abspath(file) for file in self.files]
         root = os.path.commonpath({os.path.dirname(name) for name in names} or {"."})
