@@ -88,7 +88,7 @@ def _backend() -> Iterator[None]:
             f"{DASK}={address}: needs dask's package `distributed`: pip install 'proxylib[dask]'"
         ) from error
     with (
-        Client(address, timeout="20s", set_as_default=False) as client,
+        Client(address, timeout="10s", set_as_default=False) as client,
         joblib.parallel_config(backend="dask", client=client),
     ):
         yield
