@@ -84,7 +84,7 @@ def train(
     device, part = next(model.parameters()).device, distributed.share(batch_size)
     # What is read ahead is drawn ahead: such batches must not share a generator with the rest.
     ahead = generator if isinstance(dataset.images, Tensor) else _child(generator)
-    stream = objective.batches(batch_size, ahead)
+    stream = objective.batches(batch_size, ahead) if steps else None  # no steps: any batch will do
     step_module = distributed.parallel(_Step(model, objective, PRECISIONS[precision]))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     rates = [group["lr"] for group in optimizer.param_groups]
