@@ -45,7 +45,9 @@ FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder."
 )
-@click.option("--resume", is_flag=True, help="Go on where the run in the folder was.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from the last checkpoint in the folder, if there is one."
+)
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps."
 )
@@ -110,13 +112,8 @@ def run_train(
         }
         config = RunConfig(**given)
         train_set, _ = config.data()
-        used = [name for name in ("checkpoint.pt", distance_model.WEIGHTS) if (out / name).exists()]
-        if used and not resume:
-            raise ValueError(
-                f"{out} holds a run ({', '.join(used)}): --resume it, or another --out"
-            )
-        if resume and not (out / "checkpoint.pt").exists():
-            raise ValueError(f"--resume: there is no checkpoint in {out} yet")
+        if not resume and (used := [name for name in FILES if (out / name).exists()]):
+            raise ValueError(f"{out} holds a run ({', '.join(used)}): --resume, or another --out")
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from None
     out.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,8 @@ class Study:
 
         Args:
             name: in `AXES[init]`: a method of the registry, or `"dynamic"`.
-                changes: settings to differ from the chosen ones (see `tuning.expand`), or fields of
+            init: the start, see `RunConfig`; recipes but `"study"` have one of their own.
+            changes: settings to differ from the chosen ones (see `tuning.expand`), or fields of
                 `RunConfig` that no settings have, as `record_bounds`.
         """
         fields = {k: v for k, v in changes.items() if k in ("record_bounds", "eval_every")}

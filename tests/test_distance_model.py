@@ -62,6 +62,15 @@ def test_what_is_no_model_is_refused(trained, tmp_path):
         load_model(trained)
 
 
+def test_resume_begins_anew_where_no_checkpoint_was_reached(home, image_tree, tmp_path):
+    out = tmp_path / "killed"
+    out.mkdir()
+    (out / "history.csv").write_text("step\n0\n")
+    data = ["--dataset", "folder", "--data-root", image_tree, "--out", out]
+    code, output = call(*TRAIN, *data, "--resume")
+    assert code == 0 and (out / "model.safetensors").exists(), output
+
+
 def test_a_backbone_comes_back_too(home, image_tree, tmp_path):
     out, settings = tmp_path / "model", ("-p", "backbone", "shufflenet_v2_x0_5", "-p", "crop", "28")
     settings += ("-p", "lr", "1e-3", "-o", "embedding_norm", "2", "--method", "proxy_triplet")
