@@ -9,25 +9,34 @@ import pandas as pd
 
 from proxylib.claims.claim import (
     NONE,
-    NOT_REPRODUCED,
     NOT_TESTED,
-    PARTLY,
-    REPRODUCED,
     Claim,
     build_claim,
 )
-from proxylib.methods import METHODS
+from proxylib.claims.evidence import (
+    BASELINES,
+    check_benchmark,
+    check_bounds,
+    final_values,
+    gap_between,
+    is_unknown,
+    label_of,
+    means_by_ratio,
+    pretrained_values,
+    rows_of_rule,
+    show_counts,
+    show_effect,
+    show_percent,
+    verdict_of,
+)
 from proxylib.statistics import (
     Interval,
     by_seed,
-    finals,
     interval,
-    paired_difference,
     require,
     time_to,
 )
 
-BASELINES = ("semihard", "lifted", "npairs", "struct_clust", "nca", "contrastive")
 _POINTS = "percentage points"
 
 
@@ -53,62 +62,62 @@ def c3(benchmark: pd.DataFrame) -> Claim:
 
 def c4(benchmark: pd.DataFrame) -> Claim:
     """Proxy-Triplet between the baselines and Proxy-NCA (Table 1)."""
-    final = _final(benchmark)
+    final = final_values(benchmark)
     pairs = [("proxy_triplet", name) for name in BASELINES] + [("proxy_nca", "proxy_triplet")]
-    margins = {pair: _gap(final, *pair) for pair in pairs}
+    margins = {pair: gap_between(final, *pair) for pair in pairs}
     wrong = [pair for pair, margin in margins.items() if margin.mean <= 0]
     worst = min(margins.values(), key=lambda margin: margin.mean)
     means = 100 * by_seed(final, ("proxy_nca", "proxy_triplet", *BASELINES)).mean()
     order = means.sort_values(ascending=False)
-    ranking = ", ".join(f"{_label(name)} {mean:.1f}" for name, mean in order.items())
+    ranking = ", ".join(f"{label_of(name)} {mean:.1f}" for name, mean in order.items())
     swapped = "; ".join(
-        f"{_label(a)} is not above {_label(b)}: {_show(margins[a, b])}" for a, b in wrong
+        f"{label_of(a)} is not above {label_of(b)}: {show_effect(margins[a, b])}" for a, b in wrong
     )
     evidence = (
         f"Mean R@1 in %: {ranking}; {swapped or 'every pair is in order'} "
         "(in the patent's own Table 1 Struct Clust is above Proxy-Triplet)."
     )
-    if len(wrong) == 1 and _unknown(worst):
+    if len(wrong) == 1 and is_unknown(worst):
         verdict = NOT_TESTED
     else:
-        verdict = _verdict(not wrong, len(wrong) == 1 and worst.low <= 0 <= worst.high)
+        verdict = verdict_of(not wrong, len(wrong) == 1 and worst.low <= 0 <= worst.high)
     return build_claim("C4", evidence, verdict, worst, _POINTS)
 
 
 def c5(static: pd.DataFrame, benchmark: pd.DataFrame) -> Claim:
     """Half as many proxies as labels, each label on a fixed proxy (FIG. 6)."""
     require(static, "static", "ratio", "seed", "recall_at_1")
-    return _suffices("C5", static, _final(benchmark))
+    return _suffices("C5", static, final_values(benchmark))
 
 
 def c6a(dynamic: pd.DataFrame, pretrained: pd.DataFrame) -> Claim:
     """Half as many proxies as labels, nearest proxy by the patent's rule (FIG. 7)."""
-    return _suffices("C6a", _of_rule(dynamic, "patent"), _pretrained(pretrained))
+    return _suffices("C6a", rows_of_rule(dynamic, "patent"), pretrained_values(pretrained))
 
 
 def c6b(dynamic: pd.DataFrame, pretrained: pd.DataFrame) -> Claim:
     """Half as many proxies as labels, nearest proxy with stabilisers (FIG. 7)."""
-    return _suffices("C6b", _of_rule(dynamic, "stabilised"), _pretrained(pretrained))
+    return _suffices("C6b", rows_of_rule(dynamic, "stabilised"), pretrained_values(pretrained))
 
 
 def c7(dynamic: pd.DataFrame) -> Claim:
     """More proxies than labels help, too many over-fit: dynamic, stabilised (FIG. 7)."""
-    wide, best, largest = _by_ratio(dynamic, "stabilised")
+    wide, best, largest = means_by_ratio(dynamic, "stabilised")
     means = wide.mean()
     few, many = (means[means.index <= 1], means[means.index > 1])
     effect = interval(100 * (wide[many.idxmax()] - wide[few.idxmax()]))
     gains = best > 1
     evidence = (
-        f"Stabilised, R@1 is best at ratio {best:g} ({_percent(means[best])}) and "
-        f"{_percent(means[largest])} at the largest, {largest:g}; the best ratio above 1, "
-        f"{many.idxmax():g}, against the best up to 1, {few.idxmax():g}: {_show(effect)}"
+        f"Stabilised, R@1 is best at ratio {best:g} ({show_percent(means[best])}) and "
+        f"{show_percent(means[largest])} at the largest, {largest:g}; the best ratio above 1, "
+        f"{many.idxmax():g}, against the best up to 1, {few.idxmax():g}: {show_effect(effect)}"
     )
     if (dynamic["rule"] == "patent").any():
-        patent, best_patent, _ = _by_ratio(dynamic, "patent")
+        patent, best_patent, _ = means_by_ratio(dynamic, "patent")
         top = patent[best_patent].mean()
-        evidence += f"; by the patent's rule it is best at {best_patent:g} ({_percent(top)})"
+        evidence += f"; by the patent's rule it is best at {best_patent:g} ({show_percent(top)})"
     overfits = means[largest] < means[best]
-    return build_claim("C7", evidence + ".", _verdict(gains and overfits, gains), effect, _POINTS)
+    return build_claim("C7", evidence + ".", verdict_of(gains and overfits, gains), effect, _POINTS)
 
 
 def c8(bounds: pd.DataFrame) -> Claim:
@@ -117,23 +126,24 @@ def c8(bounds: pd.DataFrame) -> Claim:
         [f"{name}_violations_{constant}" for name in ("ranking", "nca", "triplet")]
         for constant in ("corrected", "published")
     )
-    _check_bounds(bounds, "triplets", *corrected, *published)
+    check_bounds(bounds, "triplets", *corrected, *published)
     count = bounds[corrected + published].sum()
     broken = float(count[corrected].sum())
     evidence = (
         f"Among {bounds['triplets'].sum():,.0f} triplets, seen in {len(bounds):,} evaluations, "
-        f"violations of the corrected constants: {_counts(count[corrected])}; "
-        f"of the published ones: {_counts(count[published])} (NCA: pairs of anchor and positive)."
+        f"violations of the corrected constants: {show_counts(count[corrected])}; "
+        f"of the published ones: {show_counts(count[published])} "
+        "(NCA: pairs of anchor and positive)."
     )
     return build_claim(
-        "C8", evidence, _verdict(broken == 0), Interval(broken, math.nan, math.nan), "violations"
+        "C8", evidence, verdict_of(broken == 0), Interval(broken, math.nan, math.nan), "violations"
     )
 
 
 def c9(bounds: pd.DataFrame) -> Claim:
     """Slack of the corrected bounds before and after training, every run (section 1)."""
     slack = ["nca_slack_corrected", "triplet_slack_corrected"]
-    _check_bounds(bounds, *slack)
+    check_bounds(bounds, *slack)
     runs = bounds.sort_values("step").groupby(["norms", "seed"])
     if (runs["step"].nunique() < 2).any():
         raise ValueError("bounds: expected at least two evaluations of every run")
@@ -146,31 +156,31 @@ def c9(bounds: pd.DataFrame) -> Claim:
     )
     evidence = (
         f"Both bounds are tighter at the end in {tighter.sum()} of {len(tighter)} runs; "
-        f"mean slack: {means}; it falls by {_show(effect, '%', sign='')}."
+        f"mean slack: {means}; it falls by {show_effect(effect, '%', sign='')}."
     )
     return build_claim(
-        "C9", evidence, _verdict(tighter.all()), effect, "% of the slack at the start"
+        "C9", evidence, verdict_of(tighter.all()), effect, "% of the slack at the start"
     )
 
 
 def c10(batch: pd.DataFrame) -> Claim:
     """R@1 at batch 128 and at batch 32."""
     require(batch, "batch", "batch_size", "seed", "recall_at_1")
-    effect = _gap(batch, 128, 32, key="batch_size")
+    effect = gap_between(batch, 128, 32, key="batch_size")
     within = abs(effect.mean) <= 2
-    evidence = f"R@1 at batch 128 minus that at batch 32: {_show(effect)}"
+    evidence = f"R@1 at batch 128 minus that at batch 32: {show_effect(effect)}"
     if effect.mean > 2:
         evidence += "; the larger batch is better, which by the letter isn't within 2 points either"
-    return build_claim("C10", evidence + ".", _verdict(within), effect, _POINTS)
+    return build_claim("C10", evidence + ".", verdict_of(within), effect, _POINTS)
 
 
 def c11(norms: pd.DataFrame) -> Claim:
     """R@1 with embeddings and proxies of equal norms, and with free ones."""
     require(norms, "norms", "norms", "seed", "recall_at_1")
-    effect = _gap(norms, "fixed", "free", key="norms")
-    evidence = f"R@1 with fixed norms minus that with free ones: {_show(effect)}."
+    effect = gap_between(norms, "fixed", "free", key="norms")
+    evidence = f"R@1 with fixed norms minus that with free ones: {show_effect(effect)}."
     holds = effect.mean >= 0 and effect.low >= -1
-    verdict = NOT_TESTED if _unknown(effect) else _verdict(holds)
+    verdict = NOT_TESTED if is_unknown(effect) else verdict_of(holds)
     return build_claim("C11", evidence, verdict, effect, _POINTS)
 
 
@@ -184,13 +194,13 @@ def c12(rotation: pd.DataFrame) -> Claim:
         kept[method] = {angle: interval(wide[angle] / wide[0]) for angle in (15, 30)}
     own = kept.pop("proxy_nca")
     evidence = (
-        f"Proxy-NCA keeps {_percent(own[15].mean)} of its upright R@1 at 15° and "
-        f"{_percent(own[30].mean)} at 30°"
+        f"Proxy-NCA keeps {show_percent(own[15].mean)} of its upright R@1 at 15° and "
+        f"{show_percent(own[30].mean)} at 30°"
     )
     if kept:
-        others = [f"{_label(name)} {_percent(at[30].mean)}" for name, at in kept.items()]
+        others = [f"{label_of(name)} {show_percent(at[30].mean)}" for name, at in kept.items()]
         evidence += f" ({', '.join(others)} at 30°)"
-    verdict = _verdict(own[30].mean >= 0.9, own[15].mean >= 0.9)
+    verdict = verdict_of(own[30].mean >= 0.9, own[15].mean >= 0.9)
     return build_claim("C12", evidence + ".", verdict, own[30], "of upright R@1")
 
 
@@ -202,7 +212,7 @@ def speed_target(benchmark: pd.DataFrame, share: float = 1.0) -> tuple[str, pd.S
     Args:
         benchmark: as in `judge`.
     """
-    _check_benchmark(benchmark)
+    check_benchmark(benchmark)
     best = benchmark.groupby(["method", "seed"], as_index=False)["recall_at_1"].max()
     wide = by_seed(best, ("proxy_nca", *BASELINES))
     name = wide[list(BASELINES)].mean().idxmax()
@@ -230,9 +240,9 @@ def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
     effect = interval(ratio[["samples"]])
     mean = times.loc[["samples"], ["own", "theirs"]].mean()
     evidence = (
-        f"To {share:.0%} of its best R@1 ({_percent(targets.mean())}), the best "
-        f"baseline, {_label(name)}, needed {mean['theirs']:,.0f} samples, Proxy-NCA "
-        f"{mean['own']:,.0f}; ratio {_show(effect, '', sign='')} in samples, "
+        f"To {share:.0%} of its best R@1 ({show_percent(targets.mean())}), the best "
+        f"baseline, {label_of(name)}, needed {mean['theirs']:,.0f} samples, Proxy-NCA "
+        f"{mean['own']:,.0f}; ratio {show_effect(effect, '', sign='')} in samples, "
         f"{ratio[['step']].mean():.2f} in steps, {ratio[['seconds']].mean():.2f} in seconds"
     )
     if missed:
@@ -240,21 +250,21 @@ def _speed(id: str, benchmark: pd.DataFrame, share: float) -> Claim:
             f"; {missed} of {len(targets)} seeds never got there (counted as the whole budget)"
         )
     fast = effect.low > 1
-    verdict = NOT_TESTED if _unknown(effect) else _verdict(fast and effect.mean >= 2.5, fast)
+    verdict = NOT_TESTED if is_unknown(effect) else verdict_of(fast and effect.mean >= 2.5, fast)
     return build_claim(id, evidence + ".", verdict, effect, "times")
 
 
 def _beats(id: str, benchmark: pd.DataFrame, column: str) -> Claim:
     """C2 and C3."""
-    final = _final(benchmark, column)
-    gaps = {name: _gap(final, "proxy_nca", name, column) for name in BASELINES}
+    final = final_values(benchmark, column)
+    gaps = {name: gap_between(final, "proxy_nca", name, column) for name in BASELINES}
     least = min(gaps.values(), key=lambda gap: gap.mean)
     above = all(gap.low > 0 for gap in gaps.values())
     own = final.loc[final["method"] == "proxy_nca", column].mean()
-    each = "; ".join(f"{_label(name)} {_show(gap)}" for name, gap in gaps.items())
+    each = "; ".join(f"{label_of(name)} {show_effect(gap)}" for name, gap in gaps.items())
     name = {"recall_at_1": "R@1", "nmi": "NMI"}[column]
-    evidence = f"Proxy-NCA's {name} is {_percent(own)}, minus that of each baseline: {each}."
-    verdict = NOT_TESTED if _unknown(least) else _verdict(above, least.mean > 0)
+    evidence = f"Proxy-NCA's {name} is {show_percent(own)}, minus that of each baseline: {each}."
+    verdict = NOT_TESTED if is_unknown(least) else verdict_of(above, least.mean > 0)
     return build_claim(id, evidence, verdict, least, _POINTS)
 
 
@@ -264,98 +274,9 @@ def _suffices(id: str, swept: pd.DataFrame, reference: pd.DataFrame) -> Claim:
     name = means.idxmax()
     swept = swept.assign(method="ratio " + swept["ratio"].map("{:g}".format))
     rows = pd.concat([reference, swept], ignore_index=True)
-    half, more = (_gap(rows, f"ratio {ratio}", name) for ratio in (0.5, 0.75))
+    half, more = (gap_between(rows, f"ratio {ratio}", name) for ratio in (0.5, 0.75))
     evidence = (
-        f"R@1 minus that of the best baseline, {_label(name)} ({_percent(means[name])}): "
-        f"{_show(half)} at ratio 0.5, {_show(more)} at 0.75."
+        f"R@1 minus that of the best baseline, {label_of(name)} ({show_percent(means[name])}): "
+        f"{show_effect(half)} at ratio 0.5, {show_effect(more)} at 0.75."
     )
-    return build_claim(id, evidence, _verdict(half.mean >= 0, more.mean >= 0), half, _POINTS)
-
-
-def _check_benchmark(benchmark: pd.DataFrame) -> None:
-    columns = ("method", "seed", "step", "samples", "seconds", "recall_at_1")
-    require(benchmark, "benchmark", *columns)
-    _check_single(benchmark, "benchmark", "method")
-    budget = benchmark.groupby(["method", "seed"])["samples"].max()
-    trained = benchmark[benchmark["step"] > 0]
-    batch = (trained["samples"] / trained["step"]).max()
-    if budget.max() - budget.min() > max(0.01 * budget.max(), batch):  # whole batches differ
-        (few, seed), (many, other) = budget.idxmin(), budget.idxmax()
-        raise ValueError(
-            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for {few}, seed "
-            f"{seed}, and {budget.max():,.0f} for {many}, seed {other}"
-        )
-
-
-def _check_single(table: pd.DataFrame, name: str, key: str) -> None:
-    if (twice := table.duplicated([key, "seed", "step"])).any():
-        row = table.loc[twice, [key, "seed", "step"]].iloc[0].to_dict()
-        raise ValueError(f"{name}: expected one row per {key}, seed and step; several for {row}")
-
-
-def _final(benchmark: pd.DataFrame, column: str = "recall_at_1") -> pd.DataFrame:
-    _check_benchmark(benchmark)
-    final = finals(benchmark)
-    require(final, "benchmark, last evaluation of each run", column)
-    return final
-
-
-def _pretrained(pretrained: pd.DataFrame) -> pd.DataFrame:
-    require(pretrained, "pretrained", "method", "seed", "recall_at_1")
-    return pretrained
-
-
-def _of_rule(dynamic: pd.DataFrame, rule: str) -> pd.DataFrame:
-    require(dynamic, "dynamic", "rule", "ratio", "seed", "recall_at_1")
-    if (part := dynamic[dynamic["rule"] == rule]).empty:
-        there = ", ".join(map(str, dynamic["rule"].unique()))
-        raise ValueError(f"dynamic: no runs with rule {rule}; there are {there}")
-    return part
-
-
-def _by_ratio(dynamic: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, float, float]:
-    """R@1, seeds × ratios in order; the ratio with the best mean; the largest ratio."""
-    part = _of_rule(dynamic, rule)
-    ratios = sorted(part["ratio"].unique())
-    if not ratios[0] <= 1 < ratios[-1]:
-        raise ValueError(f"dynamic, {rule}: expected ratios up to 1 and above, got {ratios}")
-    wide = by_seed(part, ratios, key="ratio")
-    return wide, wide.mean().idxmax(), ratios[-1]
-
-
-def _check_bounds(bounds: pd.DataFrame, *columns: str) -> None:
-    require(bounds, "bounds", "norms", "seed", "step", *columns)
-    if (there := set(bounds["norms"])) != {"fixed", "free"}:
-        raise ValueError(f"bounds: expected norms fixed and free, got {sorted(there)}")
-    _check_single(bounds, "bounds", "norms")
-
-
-def _gap(table: pd.DataFrame, a, b, column: str = "recall_at_1", key: str = "method") -> Interval:
-    """The paired difference in points."""
-    return interval(100 * paired_difference(table, a, b, column, key))
-
-
-def _verdict(reproduced: bool, partly: bool = False) -> str:
-    return REPRODUCED if reproduced else PARTLY if partly else NOT_REPRODUCED
-
-
-def _unknown(effect: Interval) -> bool:
-    return math.isnan(effect.low)
-
-
-def _label(method: str) -> str:
-    return METHODS[method].label
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _show(effect: Interval, unit: str = "points", sign: str = "+") -> str:
-    between = "one seed" if _unknown(effect) else f"{effect.low:.2f} to {effect.high:.2f}"
-    text = " ".join(filter(None, (f"{effect.mean:{sign}.2f}", unit, f"({between})")))
-    return text.replace("-", "−")
-
-
-def _counts(violations: pd.Series) -> str:
-    return "ranking {:,.0f}, NCA {:,.0f}, triplet {:,.0f}".format(*violations)
+    return build_claim(id, evidence, verdict_of(half.mean >= 0, more.mean >= 0), half, _POINTS)
