@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from proxylib.checkpoints import write
 from proxylib.config import describe
 from proxylib.datasets import Dataset, ImageFiles, read_file
+from proxylib.datasets.base import report
 from proxylib.evaluation import embed, nearest_neighbors
 from proxylib.execution import RunResult, build_network
 from proxylib.losses import pairwise_distance
@@ -40,7 +41,7 @@ class DistanceModel:
         """Image files as the model takes them: (B, C, S, S) uint8.
 
         Raises:
-            ValueError: files that can't be read, all of them.
+            ValueError: files that can't be read, all in one message.
         """
         pixels, problems = [], []
         for file in files:
@@ -48,9 +49,7 @@ class DistanceModel:
                 pixels.append(read_file(file, **self.card["images"]))
             except ValueError as error:
                 problems.append(str(error))
-        if problems:
-            more = f"\n… and {len(problems) - 20} more" if len(problems) > 20 else ""
-            raise ValueError("\n".join(problems[:20]) + more)
+        report("images", problems)
         return torch.stack(pixels)
 
     def embed(self, images: Tensor) -> Tensor:

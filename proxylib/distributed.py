@@ -37,20 +37,20 @@ def rank() -> int:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started, if it did; gives the device of this one.
+def processes(device: str) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did.
 
     Args:
         device: `"cpu"` (they talk through gloo) or `"cuda"` (nccl; each takes its own GPU).
     """
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
-        yield device
+        yield
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield device
+        yield
     finally:
         dist.destroy_process_group()
 

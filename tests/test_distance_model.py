@@ -48,7 +48,7 @@ def test_wrong_images_are_refused(trained):
     model = load_model(trained)
     with pytest.raises(ValueError, match=r"expected \(B, 1, 32, 32\) uint8, got \(2, 3, 32, 32\)"):
         model.embed(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"nothing\.png: no such file\nnor\.png: no such file"):
+    with pytest.raises(ValueError, match=r"nothing\.png: no such file\n  nor\.png: no such file"):
         model.read(["nothing.png", "nor.png"])
 
 
