@@ -79,8 +79,8 @@ def test_runs_through_plain_papermill_from_any_directory(path, papermilled):
 @pytest.fixture(scope="module")
 def papermilled(request, tmp_path_factory):
     """The chosen notebooks, two at a time: from the cache, one keeps one core busy."""
-    items = [item for item in request.session.items if "papermilled" in item.fixturenames]
-    chosen = [item.callspec.params["path"] for item in items]
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    chosen = [i.callspec.params["path"] for i in items if "papermilled" in i.fixturenames]
     folder = tmp_path_factory.mktemp("papermill")
 
     def execute(path):
