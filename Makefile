@@ -31,7 +31,7 @@ notebooks: .venv/installed ## execute the committed notebooks in place
 
 lock: ## pin exact versions for every platform (needs uv); keeps what is pinned already
 	uv pip compile --quiet --universal --no-annotate --custom-compile-command "make lock" \
-		--extra test pyproject.toml -o requirements.lock
+		--extra study --extra test pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and the caches; your figures stay
 	rm -rf .venv data/cache

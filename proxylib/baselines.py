@@ -4,12 +4,15 @@ All take batches of classes × instances (`class_batches`). Shapes: B points in 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from proxylib.losses import LOSSES, anchor_loss, pairwise_distance, rescale, triplet_loss
-from proxylib.objectives import Objective
-from proxylib.samplers import Stream, anchor_batches, class_batches
+from proxylib.distances import pairwise_distance, rescale
+from proxylib.losses import Loss, mean_over_anchors, triplet_loss
+from proxylib.objectives import NORM, Objective
+from proxylib.samplers import Stream, class_batches
+
+PER_CLASS = 4  # default number of points of each class in a batch
 
 
 class BatchObjective(Objective):
@@ -48,12 +51,12 @@ class InstanceLoss(BatchObjective):
     """The instance loss L(x, y, Z): the same functions as `ProxyLoss`, over points.
 
     Mean over all ordered positive pairs (x, y) of the batch; Z = its points of other labels.
-    With `loss="nca"` the patent's Eq. 4, with `"triplet"` Eq. 3 over all triplets of the batch,
-    with `"contrastive"` the pairs of Hadsell et al. 2006.
+    With `nca_loss` the patent's Eq. 4, with `mean_triplet_loss` Eq. 3 over all triplets of the
+    batch, with `mean_contrastive_loss` and unsquared distances the pairs of Hadsell et al. 2006.
 
     Args:
         labels: (N,) int64 labels of the training points.
-        loss, margin, include_positive, squared: as in `ProxyLoss`.
+        loss, squared: as in `ProxyLoss`.
         per_class: points of each class in a batch.
         embedding_norm: length N_x of the embeddings; None = free. N_x² is the inverse
             temperature of the NCA loss.
@@ -62,35 +65,21 @@ class InstanceLoss(BatchObjective):
     def __init__(
         self,
         labels: Tensor,
-        loss: str = "nca",
-        margin: float = 1.0,
-        include_positive: bool = False,
+        *,
+        loss: Loss,
         squared: bool = True,
-        per_class: int = 4,
-        embedding_norm: float | None = 3.0,
+        per_class: int = PER_CLASS,
+        embedding_norm: float | None = NORM,
     ):
         super().__init__(labels, per_class, embedding_norm)
-        if loss not in LOSSES:
-            raise ValueError(f"unknown loss {loss!r}, expected one of {', '.join(LOSSES)}")
-        if loss == "contrastive" and squared:
-            raise ValueError("the contrastive loss takes unsquared distances: set squared=False")
-        self.loss, self.margin, self.squared = loss, margin, squared
-        self.include_positive = include_positive
+        self.loss, self.squared = loss, squared
 
     def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        distances = pairwise_distance(embeddings, embeddings, self.squared)
-        anchor, positive = positive_pairs(labels)
-        mask = (labels[:, None] != labels)[anchor]
-        losses = anchor_loss(
-            self.loss,
-            distances[anchor, positive],
-            distances[anchor],
-            mask,
-            self.margin,
-            self.include_positive,
-        )
-        has_negative = mask.any(1)
-        return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
+        distances = pairwise_distance(embeddings, embeddings, self.squared)  # (B, B)
+        anchor, positive = positive_pairs(labels)  # (M,), (M,)
+        mask = (labels[:, None] != labels)[anchor]  # (M, B)
+        losses = self.loss(distances[anchor, positive], distances[anchor], mask)
+        return mean_over_anchors(losses, mask)
 
 
 class SemiHardTriplet(BatchObjective):
@@ -102,11 +91,11 @@ class SemiHardTriplet(BatchObjective):
 
     Args:
         labels: (N,) int64 labels of the training points.
-        margin: M, 0.2 in the source.
+        margin: M; 0.2 in the source, which trained on faces.
         per_class: points of each class in a batch.
     """
 
-    def __init__(self, labels: Tensor, margin: float = 0.2, per_class: int = 4):
+    def __init__(self, labels: Tensor, *, margin: float = 0.5, per_class: int = PER_CLASS):
         super().__init__(labels, per_class, embedding_norm=1.0)
         self.margin = margin
 
@@ -140,8 +129,9 @@ class LiftedStructure(BatchObjective):
     def __init__(
         self,
         labels: Tensor,
+        *,
         margin: float = 1.0,
-        per_class: int = 4,
+        per_class: int = PER_CLASS,
         embedding_norm: float | None = None,
     ):
         super().__init__(labels, per_class, embedding_norm)
@@ -171,8 +161,10 @@ class NPairs(BatchObjective):
         embedding_norm: None = free, as in the source.
     """
 
-    def __init__(self, labels: Tensor, l2: float = 0.02, embedding_norm: float | None = None):
-        super().__init__(labels, 2, embedding_norm)
+    per_class = 2
+
+    def __init__(self, labels: Tensor, *, l2: float = 0.02, embedding_norm: float | None = None):
+        super().__init__(labels, self.per_class, embedding_norm)
         self.l2 = l2
 
     def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -186,23 +178,3 @@ class NPairs(BatchObjective):
         target = torch.arange(len(logits), device=logits.device)
         size = embeddings.square().sum(1).mean()
         return functional.cross_entropy(logits, target) + self.l2 * size
-
-
-class Classification(Objective):
-    """Softmax cross-entropy of a linear classifier on the embedding: plain pre-training.
-
-    Args:
-        labels: (N,) int64 labels of the training points.
-        dim: D, width of the embedding.
-    """
-
-    def __init__(self, labels: Tensor, dim: int):
-        super().__init__(labels)
-        self.classifier = nn.Linear(dim, int(labels.max()) + 1)
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
-        stream = anchor_batches(self.labels.cpu(), batch_size, generator)
-        return stream.then(lambda anchors, positives: (anchors,))
-
-    def forward(self, embeddings: Tensor, points: Tensor) -> Tensor:
-        return functional.cross_entropy(self.classifier(embeddings), self.labels[points])

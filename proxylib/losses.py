@@ -1,45 +1,19 @@
-"""Losses as pure functions of distances (DESIGN: the instance and the proxy loss are one function).
+"""Losses as pure functions of distances, so that instance and proxy loss are one function.
 
 With distances to points they are the patent's instance losses L(x, y, Z); with distances to
 proxies the same functions are L(x, p(y), p(Z)). Shapes: B anchors, K negatives each.
+
+What an objective minimises is a `Loss`: (d_pos, d_neg, mask) → one number per anchor. Its settings
+are keywords, to be fixed by `functools.partial`.
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-
-def rescale(points: Tensor, norm: float | None) -> Tensor:
-    """Points (…, D) brought to Euclidean length `norm`; unchanged if it is None (free norms)."""
-    return points if norm is None else norm * functional.normalize(points, dim=-1)
-
-
-def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
-    """Distances between the rows of a (B, D) and b (K, D), as one matrix product.
-
-    No (B, K, D) tensor is made. Half precision is raised to float32; float64 stays.
-
-    Args:
-        a, b: embeddings or proxies on one device.
-        squared: ‖a−b‖² (the paper's distance, section 3.1) or ‖a−b‖.
-
-    Returns:
-        (B, K), at least float32. Rounding can leave a squared distance of equal points slightly
-        below 0; the unsquared one is cut at 0.
-
-    Raises:
-        ValueError: not two matrices of the same width.
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"expected a (B, D) and b (K, D), got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    if a.dtype in (torch.float16, torch.bfloat16):
-        a = a.float()
-    b = b.to(a.dtype)
-    norms = (a * a).sum(1, keepdim=True) + (b * b).sum(1)
-    distance = torch.addmm(norms, a, b.T, alpha=-2)
-    return distance if squared else distance.clamp_min(1e-12).sqrt()
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (B,), (B, K), (B, K) bool → (B,)
 
 
 def _check(d_pos: Tensor, d_neg: Tensor, mask: Tensor | None) -> None:
@@ -127,7 +101,7 @@ def contrastive_loss(
 
 
 def nca_loss(
-    d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, include_positive: bool = False
+    d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, *, include_positive: bool = False
 ) -> Tensor:
     """NCA: d(x, y) + log Σ_z exp(−d(x, z)), patent Eq. 4.
 
@@ -160,44 +134,55 @@ def nca_loss(
     return loss if valid is None else torch.where(valid, loss, 0)
 
 
-LOSSES = ("nca", "triplet", "contrastive")
+nca_loss.sums_over_negatives = True  # see `sums_over_negatives`
 
 
-def anchor_loss(
-    name: str,
-    d_pos: Tensor,
-    d_neg: Tensor,
-    mask: Tensor | None = None,
-    margin: float = 1.0,
-    include_positive: bool = False,
+def mean_triplet_loss(
+    d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, *, margin: float = 1.0
 ) -> Tensor:
-    """One number per anchor: what both the instance and the proxy objectives average.
+    """`triplet_loss` averaged over the negatives that violate the margin.
 
-    The hinges are averaged over the negatives that violate their margin. A plain mean would
-    vanish among the many that are far away already, and the hardest alone is too noisy.
+    A plain mean would vanish among the many that are far away already, and the hardest negative
+    alone is too noisy.
 
-    Args:
-        name: `"nca"`, `"triplet"` or `"contrastive"` (of unsquared distances).
-        d_pos, d_neg, mask: as in `ranking_loss`.
-        margin: M of the two hinges.
-        include_positive: see `nca_loss`; of no effect on the hinges.
+    Args, Raises: as in `triplet_loss`.
 
     Returns:
-        (B,) losses.
-
-    Raises:
-        ValueError: an unknown name, or tensors of other shapes.
+        (B,) losses ≥ 0.
     """
-    if name == "nca":
-        return nca_loss(d_pos, d_neg, mask, include_positive)
-    if name == "triplet":
-        return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
-    if name == "contrastive":
-        positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)
-        return positive + _mean_of_violating(negative)
-    raise ValueError(f"unknown loss {name!r}, expected one of {', '.join(LOSSES)}")
+    return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
+
+
+def mean_contrastive_loss(
+    d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, *, margin: float = 1.0
+) -> Tensor:
+    """`contrastive_loss` of the positive plus its mean over the negatives within the margin.
+
+    Args, Raises: as in `contrastive_loss`; distances are *unsquared*.
+
+    Returns:
+        (B,) losses ≥ 0.
+    """
+    positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)
+    return positive + _mean_of_violating(negative)
 
 
 def _mean_of_violating(losses: Tensor) -> Tensor:
     """(B, K) hinges → (B,) mean of those above 0; 0 if there are none."""
     return losses.sum(1) / (losses > 0).sum(1).clamp_min(1)
+
+
+def mean_over_anchors(losses: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the losses (B,) over the anchors that have a negative in `mask` (B, K)."""
+    has_negative = mask.any(1)
+    return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
+
+
+def sums_over_negatives(loss: Loss) -> bool:
+    """Whether a loss adds its negatives up, so that each of k sampled ones stands for n / k of n.
+
+    A loss function says so by an attribute of this name; one that averages needs no correction.
+    """
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "sums_over_negatives", False)

@@ -10,7 +10,7 @@ Static, fractional, several per label, random and nearest are ways of filling th
 import torch
 from torch import Tensor
 
-from proxylib.losses import pairwise_distance
+from proxylib.distances import pairwise_distance
 
 SHARED, UNUSED = -1, -2
 
@@ -125,11 +125,12 @@ def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) ->
         raise ValueError(f"n_proxies={n_proxies}: expected 1 or more")
     if n_proxies == n_labels:
         return labels.clone()
-    place = torch.empty(n_labels, dtype=torch.int64)
+    place = torch.empty(n_labels, dtype=torch.int64)  # of each label in a random order
     place[torch.randperm(n_labels, generator=generator)] = torch.arange(n_labels)
-    if n_proxies < n_labels:
+    if n_proxies < n_labels:  # deal the labels round the proxies
         return (place % n_proxies)[labels]
-    proxies_of = n_proxies // n_labels + (place < n_proxies % n_labels).long()
+    # Deal the proxies round the labels: the first in the order get what does not go round.
+    proxies_of = n_proxies // n_labels + (place < n_proxies % n_labels).long()  # (C,)
     if (few := count < proxies_of).any():
         raise ValueError(
             f"labels {_some(few)} have {count[few][:10].tolist()} points, fewer than their "
@@ -137,9 +138,10 @@ def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) ->
         )
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # by label, at random within each
-    rank = torch.empty_like(labels)
+    rank = torch.empty_like(labels)  # of each point in that order, from 0 in its label
     rank[order] = torch.arange(len(labels)) - (count.cumsum(0) - count)[labels[order]]
-    return (proxies_of.cumsum(0) - proxies_of)[labels] + rank % proxies_of[labels]
+    first = proxies_of.cumsum(0) - proxies_of  # (C,) number of each label's first proxy
+    return first[labels] + rank % proxies_of[labels]
 
 
 def assign_random(n_points: int, n_proxies: int, generator: torch.Generator) -> Tensor:

@@ -20,8 +20,8 @@ class Stream:
         size: drawn at once, 1 … n.
         generator: source of the order.
         make: drawn numbers (size,) int64 → the batch, a tuple of index tensors.
-        carry_over: what is left of a round begins the next batch; else it is dropped, so that no
-            number comes twice in a batch.
+        carry_over: True: the tail of one pass opens the next batch. False: the tail is dropped,
+            so that no number comes twice in a batch.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
 
 
 def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Stream:
-    """Anchors of which every second one is the positive of the one half a batch before.
+    """Entries i and i + B/2 of a batch are each other's positive, so positives are embedded too.
 
-    So all positives are embedded as well, at no cost.
+    Dynamic assignment wants that: every embedded point is re-assigned, positives included.
 
     Yields, Raises: as `anchor_batches`, and ValueError for an odd batch.
     """
@@ -176,12 +176,13 @@ def draw_triplets(
     peers, n = _Peers(labels), len(labels)
     if len(peers.count) < 2:
         raise ValueError("one label only: a triplet needs points of another one")
-    order = [torch.randperm(n, generator=generator) for _ in range((n_triplets + n - 1) // n)]
-    anchors = torch.cat(order)[:n_triplets]
+    passes = [torch.randperm(n, generator=generator) for _ in range((n_triplets + n - 1) // n)]
+    anchors = torch.cat(passes)[:n_triplets]  # (T,)
     of_label, start = peers.count[labels[anchors], None], peers.start[labels[anchors], None]
-    # A place among the points of the other labels, counted in order of label.
+    # `by_label` lists the points label by label, so the anchor's own label is one block of it.
+    # Draw a place in the list without that block, then skip the block: an even draw of all others.
     place = (torch.rand(n_triplets, n_negatives, generator=generator) * (n - of_label)).long()
-    negatives = peers.by_label[torch.where(place < start, place, place + of_label)]
+    negatives = peers.by_label[torch.where(place < start, place, place + of_label)]  # (T, K)
     positives = peers.positives(anchors, generator)
     return torch.cat([anchors[:, None], positives[:, None], negatives], 1)
 
@@ -224,6 +225,7 @@ class _Peers:
         """For each anchor an even draw from the other points of its label."""
         label = self.labels[anchors]
         of_label = self.count[label]
+        # From the anchor's place 1 … count − 1 steps on, around the end: each other point as often.
         step = 1 + (torch.rand(len(anchors), generator=generator) * (of_label - 1)).long()
         return self.by_label[self.start[label] + (self.rank[anchors] + step) % of_label]
 

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from proxylib.baselines import BatchObjective
-from proxylib.losses import pairwise_distance
+from proxylib.baselines import PER_CLASS, BatchObjective
+from proxylib.distances import pairwise_distance
 
 TIE = 1e-5  # scores closer than this are equal: sums of distances, in float32
+DECAY_STEPS = 100  # between two decays of γ
+SWAPS = 2  # passes of PAM over the medoids, each exchanged for the best point
 
 
 class StructClust(BatchObjective):
@@ -20,10 +22,7 @@ class StructClust(BatchObjective):
     Args:
         labels: (N,) int64 labels of the training points.
         gamma: γ, the "margin multiplier" of the patent (section 4 of the paper).
-        gamma_decay: factor on γ after every `decay_steps` steps, 0.94 in the patent.
-        decay_steps: see above; 0 = γ stays.
-        swaps: passes over the medoids, each exchanged for the best point; the last one may stop
-            early.
+        gamma_decay: factor on γ after every `DECAY_STEPS` steps, 0.94 in the patent.
         per_class: points of each class in a batch.
         embedding_norm: length of the embeddings; None = free.
     """
@@ -31,20 +30,17 @@ class StructClust(BatchObjective):
     def __init__(
         self,
         labels: Tensor,
+        *,
         gamma: float = 1.0,
         gamma_decay: float = 0.94,
-        decay_steps: int = 100,
-        swaps: int = 2,
-        per_class: int = 4,
+        per_class: int = PER_CLASS,
         embedding_norm: float | None = 1.0,
     ):
         super().__init__(labels, per_class, embedding_norm)
-        self.gamma, self.gamma_decay, self.decay_steps = gamma, gamma_decay, decay_steps
-        self.swaps, self.current_gamma = swaps, gamma
+        self.gamma, self.gamma_decay, self.current_gamma = gamma, gamma_decay, gamma
 
-    def before_step(self, step: int, embed) -> None:
-        decays = (step - 1) // self.decay_steps if self.decay_steps else 0
-        self.current_gamma = self.gamma * self.gamma_decay**decays
+    def before_step(self, step: int, embed_all) -> None:
+        self.current_gamma = self.gamma * self.gamma_decay ** ((step - 1) // DECAY_STEPS)
 
     def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         distances = pairwise_distance(embeddings, embeddings, squared=False)
@@ -52,7 +48,7 @@ class StructClust(BatchObjective):
         n_classes = int(labels.max()) + 1
         with torch.no_grad():
             fixed = distances.clone().fill_diagonal_(0)
-            medoids = worst_medoids(fixed, labels, self.current_gamma, self.swaps)
+            medoids = worst_medoids(fixed, labels, self.current_gamma)
             cluster = fixed[:, medoids].argmin(1)
             margin = self.current_gamma * (1 - batch_nmi(cluster[:, None], labels, n_classes)[0])
             # The best medoid of each class: the least sum of distances within the class.
@@ -67,7 +63,7 @@ class StructClust(BatchObjective):
         return torch.relu(score + margin - score_oracle)
 
 
-def worst_medoids(distances: Tensor, labels: Tensor, gamma: float, swaps: int) -> Tensor:
+def worst_medoids(distances: Tensor, labels: Tensor, gamma: float, swaps: int = SWAPS) -> Tensor:
     """Medoids S that (nearly) maximise F(X, S) + γ (1 − NMI): loss-augmented inference.
 
     All B candidates for a medoid are scored at once, so the loops run over medoids only.

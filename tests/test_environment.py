@@ -6,12 +6,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
-from proxylib.paths import PROJECT
+from proxylib.datasets.paths import PROJECT
 
 FIXED = {"torch", "torchvision", "jupyterlab", "papermill", "matplotlib", "seaborn", "pandas"}
 FIXED |= {"scikit-learn", "nbval"}
 project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+extras = project["optional-dependencies"]
+wanted = project["dependencies"] + extras["study"] + extras["test"]
 lock = [
     Requirement(line)
     for line in (PROJECT / "requirements.lock").read_text().splitlines()

@@ -1,13 +1,19 @@
+import importlib.metadata
 import json
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from proxylib import figures
+import proxylib
 from proxylib.bounds import tight_example
 from proxylib.datasets import Dataset
+from proxylib.study import figures
+from proxylib.study.claims.statistics import interval
+from proxylib.study.figures.style import spread
+from proxylib.study.methods import BASELINES, METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +41,17 @@ def test_save_writes_picture_data_and_provenance(tmp_path):
     assert source["data"] == "00_x-curve.csv"
 
 
+def test_a_package_that_is_not_installed_is_named_as_such(monkeypatch):
+    others = [
+        d for d in importlib.metadata.distributions() if d.name not in ("kanjivg", "proxylib")
+    ]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: others)
+    versions = figures.provenance()["versions"]
+    assert versions["kanjivg"] == "not installed"
+    assert versions["torch"] == importlib.metadata.version("torch")
+    assert versions["proxylib"] == proxylib.__version__
+
+
 def test_metrics_are_flat_finite_numbers(tmp_path):
     figures.save_metrics("00_x", {"nmi": 0.5}, tmp_path, {})
     assert json.loads((tmp_path / "00_x.metrics.json").read_text()) == {"nmi": 0.5}
@@ -55,10 +72,8 @@ def test_gallery_marks_right_and_wrong(channels):
     marks = [ax.get_xlabel() for ax in fig.axes if ax.get_xlabel()]
     assert marks == ["✓ 0.10", "✗ 0.20", "✗ 0.30", "✗ 0.40"]
     solid, dashed = (fig.axes[i].spines["top"] for i in (1, 2))
-    assert (solid.get_edgecolor(), solid.get_linestyle()) != (
-        dashed.get_edgecolor(),
-        dashed.get_linestyle(),
-    )
+    assert solid.get_edgecolor() != dashed.get_edgecolor()
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", (0, (3, 1.5)))
 
 
 def test_gallery_of_an_unknown_query_judges_nothing():
@@ -76,12 +91,31 @@ def test_image_grid_takes_rows_of_different_length():
     assert [ax.get_visible() for ax in fig.axes] == [True, True, True, True, False, False]
 
 
+def drawn(ax, width):
+    """The y values (%) of the lines so wide; seaborn's legend leaves empty lines, too."""
+    lines = [line for line in ax.lines if line.get_linewidth() == width]
+    return [list(line.get_ydata()) for line in lines if len(line.get_ydata())]
+
+
+def outside(ax):
+    """Whether the legend is beside the axes, so that it hides no data."""
+    ax.figure.canvas.draw()
+    return not ax.bbox.overlaps(ax.get_legend().get_window_extent())
+
+
 def test_convergence_shows_every_seed():
-    rows = [{"step": s, "seed": k, "recall_at_1": 0.1 * s} for k in (0, 1, 2) for s in (0, 1)]
-    fig = figures.convergence(pd.DataFrame(rows))
-    labels = fig.axes[0].get_legend_handles_labels()[1]
-    assert labels == ["seed 0", "seed 1", "seed 2", "Proxy-NCA, mean"]
-    assert fig.axes[0].get_ylabel() == "Recall@1 (%)"
+    rows = [
+        {"step": step, "seed": seed, "recall_at_1": 0.1 * step * (1 + seed)}
+        for seed in (0, 1, 2)
+        for step in (0, 1)
+    ]
+    (ax,) = figures.convergence(pd.DataFrame(rows), label="X").axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["seed 0", "seed 1", "seed 2", "X, mean"]
+    assert drawn(ax, 1) == [[0, pytest.approx(10 * (1 + seed))] for seed in (0, 1, 2)]
+    assert drawn(ax, 2.5) == [[0, pytest.approx(20)]]
+    assert ax.get_ylabel() == "Recall@1 (%)"
+    assert outside(ax)
 
 
 def test_title():
@@ -118,14 +152,34 @@ def benchmark():
 
 def test_method_curves_show_seeds_means_and_names():
     fig = figures.method_curves(benchmark(), ("step", "seconds"), target=0.5, epoch=3200)
-    assert len(fig.axes[0].lines) == 10  # 3 methods × (2 seeds + mean), and the target
-    bold = [line for line in fig.axes[0].lines if line.get_linewidth() == 2.2]
-    assert bold[0].get_ydata().tolist() == pytest.approx([0.5, 25.5, 50.5])
-    names = [text.get_text() for text in fig.axes[1].texts]
-    assert names == ["Proxy-NCA", "Triplet semi-hard", "N-pairs"]  # from the lowest end up
-    heights = [text.xy[1] for text in fig.axes[1].texts]
+    for ax in fig.axes:
+        assert len(drawn(ax, 0.8)) == 3 * 2  # methods × seeds
+        assert drawn(ax, 0.8)[1] == pytest.approx([1, 26, 51])
+        assert drawn(ax, 2.2)[0] == pytest.approx([0.5, 25.5, 50.5])
+        assert [50, 50] in drawn(ax, 1.5)  # the target
+        assert ax.get_legend() is None
+    names = [text.get_text() for text in fig.axes[1].texts]  # from the lowest end up
+    assert names == ["Proxy-NCA 50.5", "Triplet semi-hard 60.5", "N-pairs 70.5"]
+    heights = [text.get_position()[1] for text in fig.axes[1].texts]
     assert heights == sorted(heights)
+    fig.canvas.draw()
     assert fig.axes[0].child_axes[0].get_xlabel() == "epochs"
+    assert fig.axes[0].child_axes[0].get_xlim()[1] == pytest.approx(100 / 3200)
+
+
+def test_method_curves_average_a_column_that_differs_between_seeds():
+    table = benchmark()
+    table["seconds"] += 2 * table["seed"]
+    (ax,) = figures.method_curves(table, ("seconds",)).axes
+    mean = next(line for line in ax.lines if line.get_linewidth() == 2.2)
+    assert mean.get_xdata().tolist() == pytest.approx([1, 50 / 80 + 1, 100 / 80 + 1])
+
+
+def test_method_curves_over_a_setting_have_its_values_as_ticks():
+    table = benchmark().assign(distortion=lambda t: t["step"] / 100 + 0.5)
+    (ax,) = figures.method_curves(table, ("distortion",), by="distortion").axes
+    assert ax.get_xticks().tolist() == [0.5, 1.0, 1.5]
+    assert ax.get_xlim()[1] == 1.5  # the names' lines go on where the curves end
 
 
 def test_method_points_leave_out_the_mean_of_a_method_that_never_got_there():
@@ -140,10 +194,110 @@ def test_method_points_leave_out_the_mean_of_a_method_that_never_got_there():
         "Triplet semi-hard",
         "N-pairs",
     ]
-    notes = [text.get_text() for text in ax.texts]
-    assert notes == [
-        "50.5 (50.0 to 51.0)",
-        "60.5 (60.0 to 61.0)",
-        "1 of 2 seeds get there",
-        "raw ",
+    assert {text.xy[1]: text.get_text() for text in ax.texts} == {
+        "Proxy-NCA": "50.5 (50.0 to 51.0)",
+        "Triplet semi-hard": "60.5 (60.0 to 61.0)",
+        "N-pairs": "1 of 2 seeds get there",
+        1: "raw ",
+    }
+    rings = [ring.get_offsets().data.tolist() for ring in ax.collections]
+    assert rings[0] == [pytest.approx([50, 0]), pytest.approx([51, 0])]
+    assert rings[2] == [pytest.approx([70, 2])]
+    means = [
+        x for line in ax.lines if line.get_marker() not in ("None", "") for x in line.get_xdata()
     ]
+    assert sorted(x for x in means if np.isfinite(x)) == pytest.approx([50.5, 60.5])
+
+
+def test_method_points_draw_the_interval_of_the_claims():
+    values = {"proxy_nca": (0.61, 0.64, 0.7, 0.71, 0.9), "npairs": (0.2, 0.3, 0.31, 0.33, 0.5)}
+    rows = [(name, seed, v) for name, vs in values.items() for seed, v in enumerate(vs)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "recall_at_1"])
+    (ax,) = figures.method_points(table, "recall_at_1", "R@1", scale=100).axes
+    bars = [line.get_xdata() for line in ax.lines if line.get_color() == "black"]
+    bars = [bar for bar in map(np.unique, bars) if np.isfinite(bar).all()]
+    assert bars == [pytest.approx(interval([100 * v for v in vs])[1:]) for vs in values.values()]
+
+
+def test_method_points_of_methods_that_all_missed_are_rows_without_marks():
+    table = benchmark().query("step == 100").assign(recall_at_1=float("inf"))
+    (ax,) = figures.method_points(table, "recall_at_1", "R@1").axes
+    assert [text.get_text() for text in ax.texts] == ["0 of 2 seeds get there"] * 3
+    assert sorted(tick.get_text() for tick in ax.get_yticklabels()) == [
+        "N-pairs",
+        "Proxy-NCA",
+        "Triplet semi-hard",
+    ]
+
+
+def test_rotation_shows_every_seed_and_the_mean():
+    rows = [
+        (method, seed, angle, 0.8 - angle / 300 - seed / 10)
+        for method in ("proxy_nca", "npairs")
+        for seed in (0, 1)
+        for angle in (0, 30, 90)
+    ]
+    table = pd.DataFrame(rows, columns=["method", "seed", "angle", "recall_at_1"])
+    ax = figures.rotation(table).axes[0]
+    seeds, means = drawn(ax, 0.8), drawn(ax, 2.2)
+    assert (len(seeds), len(means)) == (2 * 2, 2)
+    assert seeds[1] == pytest.approx([70, 60, 40]) and means[0] == pytest.approx([75, 65, 45])
+    mean = next(line for line in ax.lines if line.get_linewidth() == 2.2)
+    assert mean.get_color() == figures.method_style("proxy_nca")["color"]
+    assert ax.get_xticks().tolist() == [0, 30, 90]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Proxy-NCA", "N-pairs"]
+    assert outside(ax)
+
+
+def test_walk_marks_every_run_and_rings_the_chosen():
+    table = pd.DataFrame(
+        {
+            "method": ["NCA", "NCA", "N-pairs", "N-pairs"],
+            "axis": ["start", "lr", "start", "lr"],
+            "recall": [50.0, 60.0, 70.0, 65.0],
+            "chosen": [False, True, True, False],
+        }
+    )
+    ax = figures.walk(table).axes[0]
+    (marks,) = (c.get_offsets().data.tolist() for c in ax.collections if len(c.get_offsets()))
+    rings = ax.lines[0].get_xydata().tolist()
+    assert marks == [[50, -0.25], [60, 0.25], [70, 0.75], [65, 1.25]]
+    assert rings == [[60, 0.25], [70, 0.75]]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["NCA", "N-pairs"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["chosen", "start", "lr"]
+    assert outside(ax)
+
+
+def test_walk_marks_as_many_settings_as_there_may_be(recwarn):
+    axes = [f"setting {i}" for i in range(14)]
+    table = pd.DataFrame({"method": "NCA", "axis": axes, "recall": 50.0, "chosen": False})
+    ax = figures.walk(table).axes[0]
+    assert len(ax.get_legend().get_texts()) == 1 + 14
+    assert not recwarn
+
+
+def test_every_method_has_its_own_look():
+    looks = [
+        (style["color"], style["marker"])
+        for name, style in ((name, figures.method_style(name)) for name in METHODS)
+        if name != "dynamic"  # looks like Proxy-NCA, which it is
+    ]
+    assert len(set(looks)) == len(looks) == len(METHODS) - 1
+    assert figures.method_style("dynamic")["color"] == figures.method_style("proxy_nca")["color"]
+    assert figures.method_label("dynamic") == "Proxy-NCA, dynamic"
+    lines = {name: figures.method_style(name)["linestyle"] for name in METHODS}
+    assert {name for name, line in lines.items() if line == "--"} == set(BASELINES)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([1.0, 5.0], [1, 5]),
+        ([5.0, 5.0], [4, 6]),
+        ([1.0, 1.0, 2.5], [-0.5, 1.5, 3.5]),  # a third that touches moves all three
+    ],
+)
+def test_spread_keeps_a_gap_and_the_order(values, expected):
+    np.testing.assert_allclose(spread(np.array(values), 2.0), expected)

@@ -1,12 +1,13 @@
+import itertools
+import math
+
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 
-from proxylib import figures
-from proxylib.claims.claim import NONE, NOT_REPRODUCED, PARTLY, REPRODUCED, build_claim
-from proxylib.claims.texts import CLAIMS
-from proxylib.methods import METHODS
-from proxylib.statistics import Interval
+from proxylib.study import figures
+from proxylib.study.claims import CLAIMS, NOT_REPRODUCED, PARTLY, REPRODUCED
+from proxylib.study.claims.claim import NO_EFFECT, Finding
+from proxylib.study.claims.statistics import Interval
 
 
 @pytest.fixture(autouse=True)
@@ -15,58 +16,33 @@ def close():
     plt.close("all")
 
 
-def words(fig):
-    return [text.get_text() for text in fig.axes[0].texts]
+UNITS = ("times", "percentage points", "% of the slack at the start")
+
+
+def judged():
+    """All claims with their real words, and made-up verdicts and effects."""
+    verdicts = (REPRODUCED, PARTLY, NOT_REPRODUCED)
+    effects = (Interval(-27.35, -30.25, -24.95), NO_EFFECT, Interval(0.0, math.nan, math.nan))
+    return [
+        record.conclude(Finding("seen", verdicts[i % 3], effects[i % 3], UNITS[i // 3 % 3]))
+        for i, record in enumerate(CLAIMS.values())
+    ]
 
 
 def test_ledger_has_a_row_for_every_claim():
-    verdicts = (REPRODUCED, PARTLY, NOT_REPRODUCED)
-    effects = (Interval(2.5, 1.5, 3.5), NONE, Interval(0.0, float("nan"), float("nan")))
-    claims = [
-        build_claim(id, "seen", verdicts[i % 3], effects[i % 3], "times")
-        for i, id in enumerate(CLAIMS)
-    ]
-    shown = words(figures.ledger(claims))
+    claims = judged()
+    shown = [text.get_text() for text in figures.ledger(claims).axes[0].texts]
     assert [word for word in shown if word in CLAIMS] == list(CLAIMS)
-    assert sum("not reproduced" in word for word in shown) == len(CLAIMS) // 3
-    assert "2.5 times (1.5 to 3.5)" in shown and "0 times" in shown
+    for sign, verdict in (("✓", REPRODUCED), ("≈", PARTLY), ("✗", NOT_REPRODUCED)):
+        count = sum(claim.verdict == verdict for claim in claims)
+        assert shown.count(f"{sign} {verdict}") == count > 0
+    assert "−27.4 times (−30.2 to −24.9)" in shown and "0 times" in shown
 
 
-def test_rotation_shows_every_seed_and_the_mean():
-    rows = [
-        (method, seed, angle, 0.8 - angle / 300 - seed / 10)
-        for method in ("proxy_nca", "npairs")
-        for seed in (0, 1)
-        for angle in (0, 30, 90)
-    ]
-    table = pd.DataFrame(rows, columns=["method", "seed", "angle", "recall_at_1"])
-    ax = figures.rotation(table).axes[0]
-    assert len(ax.lines) == 2 * (2 + 1)
-    mean = next(line for line in ax.lines if line.get_label() == "Proxy-NCA")
-    assert mean.get_ydata() == pytest.approx([75, 65, 45])
-
-
-def test_walk_marks_every_run_and_rings_the_chosen():
-    table = pd.DataFrame(
-        {
-            "method": ["NCA", "NCA", "N-pairs", "N-pairs"],
-            "axis": ["start", "lr", "start", "lr"],
-            "recall": [50.0, 60.0, 70.0, 65.0],
-            "chosen": [False, True, True, False],
-        }
-    )
-    ax = figures.walk(table).axes[0]
-    marks = [
-        x for line in ax.lines if line.get_markerfacecolor() != "none" for x in line.get_xdata()
-    ]
-    rings = [
-        x for line in ax.lines if line.get_markerfacecolor() == "none" for x in line.get_xdata()
-    ]
-    assert sorted(marks) == [50, 60, 65, 70] and sorted(rings) == [60, 70]
-
-
-def test_every_method_has_its_own_look():
-    looks = [(s["color"], s["marker"]) for s in map(figures.method_style, METHODS)]
-    assert len(set(looks)) == len(METHODS)
-    assert figures.method_style("dynamic") == figures.method_style("proxy_nca")
-    assert figures.method_label("dynamic") == "Proxy-NCA, dynamic"
+def test_no_word_of_the_ledger_is_cut_or_covers_another():
+    fig = figures.ledger(judged())
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert all(ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxylib import figures
-from proxylib.claims import BASELINES
-from proxylib.figures.ratios import spread
+from proxylib.study import figures
+from proxylib.study.claims.statistics import interval
+from proxylib.study.methods import BASELINES
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,8 @@ def baselines(values=(0.3, 0.3, 0.3, 0.31, 0.5, 0.6), seeds=(0, 1)):
 def test_proxy_ratio_shows_every_seed_the_means_and_every_baseline():
     fig = figures.proxy_ratio(swept(), baselines())
     (ax,) = fig.axes
-    seeds, mean = ax.lines[:2]
-    assert len(seeds.get_xdata()) == 6
-    np.testing.assert_allclose(mean.get_ydata(), 100 * (np.array([0.5, 1, 2]) / 3 + 0.005))
+    assert len(ax.collections[0].get_offsets()) == 3 * 2
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), 100 * (np.array([0.5, 1, 2]) / 3 + 0.005))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.5", "1", "2"]
     assert ax.get_xscale() == "log"
     assert {text.get_text().rsplit(" ", 1)[0] for text in ax.texts} == {
@@ -46,11 +45,28 @@ def test_names_of_equal_baselines_do_not_cover_each_other():
     assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
 
 
+def test_bars_are_the_intervals_of_the_claims():
+    table = swept(seeds=(0, 1, 2, 5, 9))
+    (ax,) = figures.proxy_ratio(table, baselines()).axes
+    (bars,) = ax.containers
+    drawn = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
+    values = [100 * rows["recall_at_1"] for _, rows in table.groupby("ratio")]
+    np.testing.assert_allclose(drawn, [interval(v)[1:] for v in values])
+
+
+def test_equal_seeds_have_an_interval_without_width():
+    table = swept(seeds=(0, 0, 0))  # a third each: their mean and its rounded bounds must agree
+    figures.proxy_ratio(table.assign(recall_at_1=1 / 3), baselines()).canvas.draw()
+
+
 def test_two_curves_differ_by_colour_line_and_marker():
     fig = figures.proxy_ratio(swept(curves=("a", "b")), baselines())
+    fig.canvas.draw()
     legend = fig.axes[0].get_legend()
+    assert not fig.axes[0].bbox.overlaps(legend.get_window_extent())  # hides no data
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
-    looks = [(h.get_color(), h.get_linestyle(), h.get_marker()) for h in legend.legend_handles]
+    handles = legend.legend_handles
+    looks = [(h.get_color(), h.is_dashed(), h.get_marker()) for h in handles]
     assert all(one != other for one, other in zip(*looks, strict=True))
 
 
@@ -82,18 +98,7 @@ def test_switches_keeps_the_order_and_leaves_out_what_has_no_value():
     left, right = fig.axes
     assert [t.get_text() for t in left.get_yticklabels()] == ["on", "off", "static"]
     assert left.get_ylim()[0] > left.get_ylim()[1]  # the first on top
-    assert [t.get_text() for t in left.texts] == ["65", "10", "80"]
-    assert [t.get_text() for t in right.texts] == ["100", "1"]
-
-
-@pytest.mark.parametrize(
-    "values, expected",
-    [
-        ([1.0, 5.0], [1, 5]),
-        ([5.0, 5.0], [4, 6]),
-        ([6.0, 5.0], [6.5, 4.5]),  # given in any order
-        ([1.0, 1.0, 2.5], [-0.5, 1.5, 3.5]),  # a third that touches moves all three
-    ],
-)
-def test_spread_keeps_a_gap_and_the_order(values, expected):
-    np.testing.assert_allclose(spread(np.array(values), 2.0), expected)
+    assert {t.xy[1]: t.get_text() for t in left.texts} == {"on": "65", "off": "10", "static": "80"}
+    assert {t.xy[1]: t.get_text() for t in right.texts} == {"on": "100", "off": "1"}
+    assert left.collections[0].get_offsets().data.tolist() == [[60, 0], [70, 0]]
+    assert left.lines[0].get_xdata().tolist() == pytest.approx([65, 10, 80])  # the means

@@ -8,7 +8,8 @@ import nbformat
 import papermill
 import pytest
 
-from proxylib import paths, study
+from proxylib.datasets import paths
+from proxylib.study import notebooks as study
 
 BOOKS = sorted(paths.notebooks().glob("*.ipynb"))
 COMMON = {"dataset", "data_root", "tier", "seeds", "steps", "batch_size", "jobs", "progress", "out"}

@@ -3,7 +3,7 @@
 import json
 import re
 
-from proxylib import paths
+from proxylib.datasets import paths
 
 FIGURES = paths.PROJECT / "figures"
 README = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +22,15 @@ def test_the_ledger_is_that_of_the_full_tier():
             assert (name, verdict) == (claim["id"], claim["verdict"])
             if effect:
                 assert effect.split()[0].replace("−", "-") == f"{claim['effect']:.3g}"
+
+
+def test_the_first_python_of_the_readme_runs():
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    [first] = [text for text in snippets if "ProxyNCA" in text]
+    names = {}
+    exec(first, names)
+    names["loss"].backward()
+    assert names["loss_fn"].proxies.grad.abs().sum(1).gt(0).all()
 
 
 def test_every_picture_and_link_exists():

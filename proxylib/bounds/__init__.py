@@ -1,7 +1,6 @@
 """What a loss over proxies says about the loss over the points, and where the patent's constants
 fall short: ε, the bounds of triplets, examples that break them, statistics over a data set."""
 
-from proxylib.bounds.dataset import bound_statistics
 from proxylib.bounds.examples import break_bound, flip_example, tight_example
 from proxylib.bounds.inequalities import (
     allowance,
@@ -10,6 +9,7 @@ from proxylib.bounds.inequalities import (
     ranking_bound,
     triplet_bound,
 )
+from proxylib.bounds.statistics import bound_statistics
 from proxylib.bounds.triplets import (
     Triplets,
     all_triplets,

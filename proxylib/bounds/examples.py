@@ -29,9 +29,9 @@ def tight_example(epsilon: float, negatives: int = 1) -> Triplets:
 
 
 def flip_example(epsilon: float, negatives: int = 1) -> Triplets:
-    """One triplet whose points are in the wrong order, while the proxies' order is right by most.
+    """One triplet: points just misordered, proxies correctly ordered by the largest gap ε allows.
 
-    d(x,y) > d(x,z) only just, and d(x,p_z) − d(x,p_y) = 4√(ε − ε²/4) for ‖·‖²: no triplet within ε
+    d(x,y) > d(x,z) by a hair, and d(x,p_z) − d(x,p_y) = 4√(ε − ε²/4) for ‖·‖²: no triplet within ε
     flips the order at a larger distance. It breaks the published bound of the expected ranking
     loss wherever that says anything at all, for ε < 2.
 

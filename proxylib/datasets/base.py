@@ -2,14 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
-from itertools import islice, zip_longest
 
 import torch
 from torch import Tensor
 
 from proxylib.datasets.files import ImageFiles
-
-SHOWN = 20  # problems named in one error: a screenful
+from proxylib.datasets.problems import report
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +16,9 @@ class Dataset:
 
     Attributes:
         name: e.g. `"kanji"`.
-        images: (N, C, H, W) uint8, C = 1 (grey) or 3 (RGB); `ImageFiles` are decoded at access.
-        labels: (N,) int64, every value of 0 … number of classes − 1 occurs.
+        images: (N, C, H, W) uint8, C = 1 (grey) or 3 (RGB). `ImageFiles` are read when they are
+            asked for.
+        labels: (N,) int64; every number from 0 to the number of classes − 1 occurs.
         class_names: one name per label, in the data set's official order.
         credit: whose data this is, one line; empty if unknown.
         n_train_classes: how many of the first classes train in the official zero-shot split;
@@ -41,9 +40,9 @@ class Dataset:
         return len(self.class_names)
 
     def classes(self, start: int, stop: int) -> "Dataset":
-        """The classes start … stop − 1, labels remapped to 0 … stop − start − 1.
+        """The classes start … stop − 1 as a data set with the labels 0 … stop − start − 1.
 
-        `ImageFiles` stay on disk, and the part has no official split of its own.
+        `ImageFiles` are not read for it. The part has no official split of its own.
         """
         keep = (self.labels >= start) & (self.labels < stop)
         in_memory = isinstance(self.images, Tensor)
@@ -58,7 +57,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of all images, labels and class names.
 
-        Of `ImageFiles` the paths, sizes and times count, see `ImageFiles.fingerprint`.
+        `ImageFiles` are not read: their paths, sizes and times stand for the images, see
+        `ImageFiles.fingerprint`.
         """
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.class_names)).encode())
         if isinstance(self.images, Tensor):
@@ -70,11 +70,12 @@ class Dataset:
 
 
 def zero_shot_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """(train, test): the first half of the classes trains, the unseen other half tests.
+    """(train, test): the first half of the classes trains, the other half, unseen, tests.
 
-    Classes are taken in the data set's official order; an odd one out goes to the test half. Where
-    the official halves are unequal, `dataset.n_train_classes` says how many train.
-    At test time queries = gallery = the whole test half (paper section 5).
+    The classes are in the data set's official order. If their number is odd, the test half gets
+    one more. If the official halves are unequal, `dataset.n_train_classes` says how many train.
+    Every image of the test half is a query, and is searched for among all others of that half
+    (paper section 5).
 
     Raises:
         ValueError: a part would have fewer than 2 classes to tell apart.
@@ -91,7 +92,9 @@ def zero_shot_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def validation_split(train: Dataset, fraction: float = 0.5) -> tuple[Dataset, Dataset]:
-    """(fit, validation): the last `fraction` of the training classes, for choosing settings.
+    """(fit, validation): the last `fraction` of the training classes validates, the rest trains.
+
+    This is for choosing settings without a look at the test half.
 
     Raises:
         ValueError: a part would have fewer than 2 classes.
@@ -105,43 +108,26 @@ def validation_split(train: Dataset, fraction: float = 0.5) -> tuple[Dataset, Da
     return train.classes(0, n_fit), train.classes(n_fit, train.n_classes)
 
 
-def check(dataset: Dataset) -> Dataset:
+def check(dataset: Dataset, least: int = 2) -> Dataset:
     """The data set itself, if it can be used for retrieval.
 
+    Args:
+        least: the number of classes that it needs.
+
     Raises:
-        ValueError: fewer than 2 classes, or a class with one image, which no query can find.
+        ValueError: fewer classes, or classes with one image, which no query can find.
     """
-    if dataset.n_classes < 2:
+    if dataset.n_classes < least:
         raise ValueError(
             f"{dataset.name}: found {dataset.n_classes} class(es) "
-            f"({', '.join(dataset.class_names) or 'none'}); a data set needs at least 2"
+            f"({', '.join(dataset.class_names) or 'none'}); a data set needs at least {least}"
+            + (": 2 to train on, 2 unseen ones to test on" if least == 4 else "")
         )
     counts = torch.bincount(dataset.labels, minlength=dataset.n_classes).tolist()
-    if lonely := [c for c, n in zip(dataset.class_names, counts, strict=True) if n < 2]:
-        raise ValueError(
-            f"{dataset.name}: every class needs at least 2 images (a query and one to find), but "
-            f"{len(lonely)} have fewer: {', '.join(lonely[:20])}{' …' if len(lonely) > 20 else ''}"
-        )
+    lonely = [
+        f"class {name}: found {n} image(s), expected at least 2, a query and one to find"
+        for name, n in zip(dataset.class_names, counts, strict=True)
+        if n < 2
+    ]
+    report(dataset.name, lonely, advice="Add images to these classes, or take the classes out.")
     return dataset
-
-
-def report(name: str, *kinds: list[str], advice: str = "") -> None:
-    """Nothing if there are no problems.
-
-    Args:
-        name: whose problems they are.
-        kinds: the problems, a list for each kind; if they are too many, the kinds take turns, so
-            that a common one hides no rare one.
-        advice: what to do, the message's last line.
-
-    Raises:
-        ValueError: any problem; all in one message, up to a screenful.
-    """
-    if not (total := sum(map(len, kinds))):
-        return
-    turns = ((k, text) for row in zip_longest(*kinds) for k, text in enumerate(row) if text)
-    shown = sorted(islice(turns, SHOWN), key=lambda turn: turn[0])  # each kind in its own order
-    lines = [text for _, text in shown]
-    if total > SHOWN:
-        lines.append(f"… and {total - SHOWN} more")
-    raise ValueError("\n  ".join([f"{name}: {total} problem(s):", *lines]) + f"\n{advice}".rstrip())

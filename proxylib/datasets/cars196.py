@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from proxylib import paths
+from proxylib.datasets import paths
 from proxylib.datasets.base import Dataset
-from proxylib.datasets.fetch import hash_of, install
-from proxylib.datasets.photos import Annotations, build, find_root, present
+from proxylib.datasets.fetch import hash_of
+from proxylib.datasets.photos import Annotations, begin, build, install
 
 CREDIT = "Cars196: Krause et al. 2013; for research, see its site"
 HASHES = {
@@ -33,17 +33,13 @@ ADVICE = (
 def fetch(say: Callable[[str], None] = print, progress: bool = False) -> Path:
     """Unpack `car_ims.tgz` and `cars_annos.mat` from `data/downloads` to `data/cars196`.
 
-    Nothing is downloaded, for the links are dead.
-
-    Raises:
-        OSError: one of the files isn't there, or is another; says what to get.
-        ValueError: what is there is not the whole data set.
+    Nothing is downloaded, for the links are dead. See `fetch.install`.
     """
-    return install("cars196", _archives, _check, say, progress)
+    return install("cars196", _archives, _read, say, progress)
 
 
 def load(
-    data_root: str | Path = "", size: int = 256, decoded: bool = False, allow_partial: bool = False
+    data_root: str | Path = "", size: int = 256, allow_partial: bool = False, boxes: bool = False
 ) -> Dataset:
     """Stanford Cars in either layout, checked to be whole: 16,185 images of 196 models.
 
@@ -51,22 +47,19 @@ def load(
         data_root: the folder with `car_ims` and `cars_annos.mat`, or with `cars_train`,
             `cars_test` and `devkit` (whose files may lie beside it too); default `data/cars196`.
         size: side in pixels that every image is squeezed to.
-        decoded: keep the resized images on disk, see `verify.verified`.
-        allow_partial: use the images that are there; classes with fewer than 2 are left out.
+        allow_partial: use the images that are there; classes with fewer than 2 are left out. The
+            annotations of one half (cars_train or cars_test) are enough.
+        boxes: cut every image to the bounding box in the annotations first.
 
-    Raises:
-        FileNotFoundError: no such folder; says how to get the data set.
-        ValueError: all that is wrong with it, up to a screenful.
-        OSError: no room for the decoded images.
+    Raises: see `datasets.load`.
     """
-    root = find_root("cars196", data_root, "stanford_cars", ADVICE)
-    return build(_read(root, allow_partial), N_IMAGES, N_TRAIN, CREDIT, size, decoded)
+    return build(_read(data_root, allow_partial, boxes), N_IMAGES, N_TRAIN, CREDIT, size)
 
 
 def _archives() -> list[Path]:
     files = {paths.downloads() / name: known for name, known in HASHES.items()}
     found = {file: hash_of(file, known) for file, known in files.items()}
-    if any(found[file] != known for file, known in files.items()):
+    if found != files:
         lines = [
             f"{file}: expected {known}, found {found[file] or 'no file'}"
             for file, known in files.items()
@@ -75,22 +68,20 @@ def _archives() -> list[Path]:
     return list(files)
 
 
-def _check(root: Path) -> None:
-    present(_read(find_root("cars196", root, "stanford_cars", ADVICE), False))
-
-
-def _read(root: Path, partial: bool) -> Annotations:
-    found = Annotations("cars196", root, partial, ADVICE)
+def _read(data_root: str | Path, partial: bool = False, boxes: bool = False) -> Annotations:
+    found = begin("cars196", data_root, "stanford_cars", ADVICE, partial)
+    root = found.root
     in_halves = any((root / name).is_dir() for name in ("devkit", "cars_train", "cars_test"))
     if in_halves and not (root / "car_ims").is_dir():
         meta = _mat(found, "cars_meta.mat")
-        for mat, folder, n_images in SPLITS:
+        annotated = [split for split in SPLITS if _find(root, split[0])]
+        for mat, folder, n_images in (partial and annotated) or SPLITS:
             inner = root / folder / folder  # some copies unpack one folder deeper
             images = inner if inner.is_dir() else root / folder
-            _add(found, mat, _mat(found, mat), images, "fname", n_images)
+            _add(found, mat, _mat(found, mat), images, "fname", n_images, boxes)
     else:
         meta = _mat(found, "cars_annos.mat")
-        _add(found, "cars_annos.mat", meta, root, "relative_im_path", N_IMAGES)
+        _add(found, "cars_annos.mat", meta, root, "relative_im_path", N_IMAGES, boxes)
     found.class_names = [str(name).strip() for name in np.atleast_1d(meta.get("class_names", ()))]
     if meta and len(found.class_names) != N_CLASSES:
         found.problems["label"].append(
@@ -100,13 +91,21 @@ def _read(root: Path, partial: bool) -> Annotations:
     return found
 
 
+def _find(root: Path, name: str) -> Path | None:
+    """The file of that name in `devkit` or beside it."""
+    return next((f for f in (root / "devkit" / name, root / name) if f.is_file()), None)
+
+
 def _mat(found: Annotations, name: str) -> dict:
-    """What a .mat file holds; empty if it can't be read. It lies in `devkit` or beside it."""
-    file = next((f for f in (found.root / "devkit" / name, found.root / name) if f.is_file()), None)
-    if file is None:
+    """What a .mat file holds; empty if it can't be read."""
+    if not (file := _find(found.root, name)):
         unlabelled = name.replace("_withlabels", "")
-        other = any((found.root / d / unlabelled).is_file() for d in ("", "devkit"))
-        hint = f" ({unlabelled}, which is there, holds no labels)" if other else ""
+        hint = (
+            f" ({unlabelled}, which is there, holds no labels; allow_partial=True takes the other "
+            "half alone)"
+            if _find(found.root, unlabelled)
+            else ""
+        )
         found.problems["file"].append(f"{found.root / name}: no such file{hint}")
         return {}
     try:
@@ -117,30 +116,33 @@ def _mat(found: Annotations, name: str) -> dict:
 
 
 def _add(
-    found: Annotations, mat: str, content: dict, folder: Path, column: str, n_images: int
+    found: Annotations,
+    mat: str,
+    content: dict,
+    folder: Path,
+    column: str,
+    n_images: int,
+    boxes: bool,
 ) -> None:
+    """All records of one .mat file; those with another form go to the problems."""
     if not content:
         return
+    corners = [f"bbox_{name}" for name in ("x1", "y1", "x2", "y2")] if boxes else []
     records = content.get("annotations", [])
     records = [records] if isinstance(records, dict) else list(records)  # MATLAB has no lists of 1
     found.count(f"{mat}, images", len(records), n_images)
-    zeros, labels = 0, set()
     for n, record in enumerate(records, 1):
-        where = f"{mat}, record {n}"
+        where, box = f"{mat}, record {n}", None
         try:
-            file, label = folder / record[column], int(record["class"])
-        except (KeyError, TypeError, ValueError):
+            path, label = str(record[column]), int(record["class"])
+            if boxes:  # counted from 1, and its last pixels are part of it
+                left, top, right, bottom = (int(record[corner]) for corner in corners)
+                box = left - 1, top - 1, right, bottom
+        except (KeyError, TypeError, ValueError, IndexError):
             fields = list(record) if isinstance(record, dict) else record
-            found.problems["line"].append(f"{where}: {fields}, expected fields {column}, class")
+            expected = ", ".join([column, "class", *corners])
+            found.problems["line"].append(f"{where}: {fields}, expected the fields {expected}")
             continue
-        zeros += label == 0
-        labels.add(label)
-        if not 0 <= label <= N_CLASSES:
+        if not 1 <= label <= N_CLASSES:
             found.problems["label"].append(f"{where}: class {label}, expected 1 … {N_CLASSES}")
-        found.add(file, label - 1, where)
-    if zeros:
-        never = f" and {N_CLASSES} never" if N_CLASSES not in labels else ""
-        found.problems["label"].append(
-            f"{mat}: class 0 occurs {zeros:,} times{never}: off by one? In the genuine file the "
-            f"classes are 1 … {N_CLASSES}"
-        )
+        found.add(folder, path, label - 1, where, box)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxylib.datasets.base import Dataset
-from proxylib.datasets.fetch import download, install
-from proxylib.datasets.photos import Annotations, build, find_root, present
+from proxylib.datasets.fetch import download
+from proxylib.datasets.photos import Annotations, begin, build, install
 
 CREDIT = "CUB-200-2011: Wah et al. 2011; for research, see its site"
 URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
@@ -18,45 +18,35 @@ ADVICE = (
 
 
 def fetch(say: Callable[[str], None] = print, progress: bool = False) -> Path:
-    """Download and unpack to `data/cub200/CUB_200_2011`, unless it is there.
-
-    An archive put into `data/downloads` by hand is taken instead of the network.
-
-    Raises:
-        OSError: no network, or no file with the right hash; what came is kept for the next call.
-        ValueError: what is there is not the whole data set.
-    """
-    return install("cub200", lambda: [download(URL, HASH, progress)], _check, say, progress)
+    """Download and unpack to `data/cub200/CUB_200_2011`; see `fetch.install`."""
+    return install("cub200", lambda: [download(URL, HASH, progress)], _read, say, progress)
 
 
 def load(
-    data_root: str | Path = "", size: int = 256, decoded: bool = False, allow_partial: bool = False
+    data_root: str | Path = "", size: int = 256, allow_partial: bool = False, boxes: bool = False
 ) -> Dataset:
     """CUB-200-2011 as it unpacks, checked to be whole: 11,788 images of 200 classes.
 
     Args:
         data_root: the folder CUB_200_2011 or the one it is in; default `data/cub200`.
         size: side in pixels that every image is squeezed to.
-        decoded: keep the resized images on disk, see `verify.verified`.
         allow_partial: use the images that are there; classes with fewer than 2 are left out.
+        boxes: cut every image to the bounding box in `bounding_boxes.txt` first.
 
-    Raises:
-        FileNotFoundError: no such folder; says how to get the data set.
-        ValueError: all that is wrong with it, up to a screenful.
-        OSError: no room for the decoded images.
+    Raises: see `datasets.load`.
     """
-    root = find_root("cub200", data_root, "CUB_200_2011", ADVICE)
-    return build(_read(root, allow_partial), N_IMAGES, N_TRAIN, CREDIT, size, decoded)
+    return build(_read(data_root, allow_partial, boxes), N_IMAGES, N_TRAIN, CREDIT, size)
 
 
-def _check(root: Path) -> None:
-    present(_read(find_root("cub200", root, "CUB_200_2011", ADVICE), False))
-
-
-def _read(root: Path, partial: bool) -> Annotations:
-    found = Annotations("cub200", root, partial, ADVICE)
+def _read(data_root: str | Path, partial: bool = False, boxes: bool = False) -> Annotations:
+    found = begin("cub200", data_root, "CUB_200_2011", ADVICE, partial)
     images = found.table("images.txt", "image_id path")
     labels = found.table("image_class_labels.txt", "image_id class_id")
+    tables = {"images.txt": images, "image_class_labels.txt": labels}
+    if boxes:
+        tables["bounding_boxes.txt"] = found.table(
+            "bounding_boxes.txt", "image_id x y width height", kind=float
+        )
     classes = found.table("classes.txt", "class_id name")
     found.class_names = [classes.get(c, ("?",))[0] for c in range(1, N_CLASSES + 1)]
     found.count("images.txt, images", len(images), N_IMAGES)
@@ -65,28 +55,24 @@ def _read(root: Path, partial: bool) -> Annotations:
             f"classes.txt: class {c} {'has no line' if c not in classes else 'is unknown'}, "
             f"expected 1 … {N_CLASSES}"
         )
-    for i in sorted(labels.keys() ^ images.keys() if labels and images else ()):
-        found.problems["label"].append(
-            f"image_class_labels.txt:{labels[i][-1]}: image {i} is not in images.txt"
-            if i in labels
-            else f"images.txt:{images[i][-1]}: image {i} is not in image_class_labels.txt"
-        )
-    # A path begins with its class, 017.Cardinal/…: so labels that are off by one are seen.
-    wrong, shifts = [], set()
-    for i in sorted(images.keys() & labels.keys()):
-        (path, n), (label, line) = images[i], labels[i]
-        number = path.split(".")[0]
-        shifts.add(label - int(number) if number.isdecimal() else None)
-        if not number.isdecimal() or label != int(number) or not 1 <= label <= N_CLASSES:
-            wrong.append(
+    filled = {name: rows for name, rows in tables.items() if rows}
+    for i in sorted(set().union(*filled.values())):
+        has, *_ = [name for name, rows in filled.items() if i in rows]
+        found.problems["label"] += [
+            f"{has}:{filled[has][i][-1]}: image {i} is not in {name}"
+            for name, rows in filled.items()
+            if i not in rows
+        ]
+    for i in sorted(set(images).intersection(*tables.values())):
+        (path, n), (label, line), box = images[i], labels[i], None
+        if boxes:
+            x, y, width, height, _ = tables["bounding_boxes.txt"][i]
+            box = x, y, x + width, y + height
+        # A path begins with the number of its class: 017.Cardinal/…
+        if path.split(".")[0] != f"{label:03}" or not 1 <= label <= N_CLASSES:
+            found.problems["label"].append(
                 f"image_class_labels.txt:{line}: class {label} for image {i}, {path}, expected the "
                 f"number that its path begins with, 1 … {N_CLASSES}"
             )
-        found.add(root / "images" / path, label - 1, f"images.txt:{n}")
-    if len(shifts) == 1 and shifts <= {-1, 1}:
-        wrong = [
-            f"image_class_labels.txt: every class is off by one ({shifts.pop():+d}) from the "
-            f"number that the image's path begins with; the genuine ones are 1 … {N_CLASSES}"
-        ]
-    found.problems["label"] += wrong
+        found.add(found.root / "images", path, label - 1, f"images.txt:{n}", box)
     return found

@@ -1,7 +1,7 @@
 """Downloads checked by hash, and archives unpacked whole or not at all."""
 
 import functools
-import os
+import hashlib
 import shutil
 import stat
 import tarfile
@@ -13,84 +13,75 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from proxylib import paths
+from proxylib.datasets import paths
 
 
 def hash_of(file: Path, known: str) -> str | None:
-    """The file's hash of the kind of `known` and written as that; None if there is no such file.
-
-    Args:
-        known: `"md5:…"`, `"sha256:…"` or the bare digits of a SHA-256.
-    """
-    import pooch  # here, for in a notebook its import warns where there are no widgets
-
-    kind, colon, _ = known.rpartition(":")
-    return kind + colon + pooch.file_hash(str(file), kind or "sha256") if file.is_file() else None
+    """Hash of `file` in the algorithm and notation of `known` ("md5:…"); None if it is missing."""
+    if not file.is_file():
+        return None
+    kind, _ = known.split(":")
+    with file.open("rb") as opened:
+        return f"{kind}:{hashlib.file_digest(opened, kind).hexdigest()}"
 
 
 def download(url: str, known: str, progress: bool = False) -> Path:
-    """The file at `url`, kept in `data/downloads`; without network if it is there already.
+    """The file at `url`, kept in `data/downloads`. Needs no network if it is there already.
 
-    What came before a break stays there as NAME.part, and the next call goes on after it, if the
-    server can. NAME itself appears only when it is whole and its hash right.
+    If the connection breaks off, what has come stays there as NAME.part, and the next call asks
+    for the rest only, if the server can do that. NAME itself appears when the file is whole and
+    its hash right.
 
     Args:
-        known: its hash, see `hash_of`.
+        known: its hash, e.g. "md5:…".
 
     Raises:
-        OSError: it can't be had with this hash; says why and where to put it by hand.
+        OSError: the download failed or has another hash; says why, and where a file from
+            elsewhere can be put by hand.
     """
-    import pooch
-
     file = paths.downloads() / url.rsplit("/", 1)[1]
     part = file.with_name(file.name + ".part")
     if (found := hash_of(file, known)) == known:
         return file
-    pooch.get_logger().setLevel("WARNING")
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        pooch.retrieve(
-            url, known, file.name, file.parent, downloader=_going_on(part, file.name, progress)
-        )
-    except (OSError, ValueError) as error:
+        _get_rest(url, part, progress)
+        if (came := hash_of(part, known)) != known:
+            part.unlink()
+            raise OSError(f"what came has the hash {came}")
+    except OSError as error:
         came = part.stat().st_size if part.is_file() else 0
-        go_on = f"{came:,} bytes came: run this again to go on after them. Or:\n" if came else ""
-        kind = "MD5" if known.startswith("md5:") else "SHA-256"
+        rest = f"{came:,} bytes came: run this again to get the rest. Or:\n" if came else ""
         raise OSError(
             f"{file.name}: no download from {url}: {error}\n"
-            f"{go_on}Put the file at {file} by hand and run this again.\n"
-            f"Expected {kind}: {known.rpartition(':')[2]}"
-            + (f"\nof the file there: {found.rpartition(':')[2]}" if found else "")
+            f"{rest}Put the file at {file} by hand and run this again.\n"
+            f"Expected {known}" + (f"; the file there now has {found}" if found else "")
         ) from error
+    part.replace(file)
     return file
 
 
-def _going_on(part: Path, title: str, progress: bool) -> Callable:
-    """A downloader for pooch that goes on after what `part` holds from before."""
+def _get_rest(url: str, part: Path, progress: bool) -> None:
+    """Append to `part` what it does not hold yet of the file at `url`."""
+    import requests  # not above, for it takes long to import
 
-    def fetch(url: str, output_file: str, _) -> None:
-        import requests
-
-        have = part.stat().st_size if part.is_file() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-            # 416: nothing comes after what is there. If that is not the file, its hash will tell.
-            if not (have and answer.status_code == 416):
-                answer.raise_for_status()
-                have = have if answer.status_code == 206 else 0  # else it sends all from the start
-                total = have + int(answer.headers.get("Content-Length", 0))
-                bar = tqdm(
-                    None, title, total or None, unit="B", unit_scale=True, disable=not progress
-                )
-                with part.open("ab" if have else "wb") as file, bar:
-                    bar.update(have)
-                    for chunk in answer.iter_content(2**16):
-                        file.write(chunk)
-                        bar.update(len(chunk))
-                if part.stat().st_size < total:
-                    raise OSError(f"the connection broke off, {total:,} bytes were expected")
-        os.replace(part, output_file)
-
-    return fetch
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+        if have and answer.status_code == 416:
+            return  # nothing comes after what is there: it is whole, or has another hash
+        answer.raise_for_status()
+        have = have if answer.status_code == 206 else 0  # else the server sends all of it
+        total = have + int(answer.headers.get("Content-Length", 0))
+        title, hidden = part.stem, not progress
+        bar = tqdm(None, title, total or None, unit="B", unit_scale=True, disable=hidden)
+        with part.open("ab" if have else "wb") as file, bar:
+            bar.update(have)
+            for chunk in answer.iter_content(2**16):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < total:
+        raise OSError(f"the connection broke off, {total:,} bytes were expected")
 
 
 def install(
@@ -99,22 +90,28 @@ def install(
     check: Callable[[Path], object],
     say: Callable[[str], None],
     progress: bool,
+    strip: int = 0,
 ) -> Path:
-    """The archives' contents in `data/NAME`, as they are; nothing is done if that is there.
+    """Get archives and unpack them to the folder `data/NAME`; if it is there, only check it.
+
+    Archives put into `data/downloads` by hand are taken instead of the network.
 
     Args:
         archives: gets them; called only if they are needed.
-        check: raises if the folder that it is given is not the whole data set.
+        check: raises an error if the folder that it is given is not the whole data set.
+        say: prints what was done.
+        strip: see `unpack`.
 
     Raises:
-        OSError, ValueError: see `download`, `unpack` and `check`.
+        OSError: an archive can't be had; what has come is kept for the next call.
+        ValueError: an archive is unsafe to unpack, or what is there is not the whole data set.
     """
     target = paths.data() / name
     if target.exists():
         check(target)
         say(f"{name} is there already: {target}")
         return target
-    unpack(archives(), target, check, strip=0, progress=progress)
+    unpack(archives(), target, check, strip, progress)
     say(f"{name}: unpacked in {target}; the archives in {paths.downloads()} may be deleted")
     return target
 
@@ -128,10 +125,11 @@ def unpack(
 ) -> None:
     """Unpack zip and tar archives into one new folder `target`; other files are copied there.
 
-    A file that is in several archives is taken once. `target` appears only when all is unpacked
-    and `check`, called with the folder that is to become `target`, has not raised.
+    If a file is in several archives, the first one counts. `target` appears only when all is
+    unpacked and `check` has raised no error.
 
     Args:
+        check: called with the folder that is to become `target`.
         strip: how many of the outermost folders of each archive are left out.
 
     Raises:
@@ -143,45 +141,44 @@ def unpack(
         whole.mkdir()
         for archive in archives:
             hidden, title = not progress, f"{archive.name}: unpacking"
-            for member in tqdm(_members(archive), title, unit="file", disable=hidden):
-                _extract(archive, *member, whole, strip)
+            for name, plain, read in tqdm(_members(archive), title, unit="file", disable=hidden):
+                if not (plain and is_below(name)):
+                    raise ValueError(
+                        f"{archive}: refused to unpack {name!r}: only plain files below the "
+                        "folder are safe"
+                    )
+                _copy(read, whole.joinpath(*PurePosixPath(name).parts[strip:]))
         check(whole)
         whole.rename(target)
 
 
-def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], BinaryIO] | None]]:
-    """(path, whether it is a plain file or folder, opens it; None for a folder) of each member."""
+def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], BinaryIO]]]:
+    """(path, True if it is a plain file, a function that opens it) of all members but folders."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not made on Unix
-                read = None if info.is_dir() else functools.partial(opened.open, info)
-                yield info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), read
+                if not info.is_dir():
+                    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not made on Unix
+                    plain = kind in (0, stat.S_IFREG)
+                    yield info.filename, plain, functools.partial(opened.open, info)
     elif archive.suffix in (".tgz", ".tar"):
         with tarfile.open(archive) as opened:
             for info in opened:
-                read = None if info.isdir() else functools.partial(opened.extractfile, info)
-                yield info.name, info.isreg() or info.isdir(), read
+                if not info.isdir():
+                    yield info.name, info.isreg(), functools.partial(opened.extractfile, info)
     else:
         yield archive.name, True, functools.partial(archive.open, "rb")
 
 
-def _extract(
-    archive: Path,
-    name: str,
-    plain: bool,
-    read: Callable[[], BinaryIO] | None,
-    into: Path,
-    strip: int,
-) -> None:
-    """Only bytes are taken from an archive: no links, owners or permissions."""
+def is_below(name: str) -> bool:
+    """False for a path that may lead out of the folder that it is read or written in."""
     path = PurePosixPath(name)
-    if not plain or path.is_absolute() or ".." in path.parts or set(r"\:") & set(name):
-        raise ValueError(
-            f"{archive}: refused to unpack {name!r}: only plain files below the folder are safe"
-        )
-    file = into.joinpath(*path.parts[strip:])
-    if read and not file.exists():
+    return not (path.is_absolute() or ".." in path.parts or set(r"\:") & set(name))
+
+
+def _copy(read: Callable[[], BinaryIO], file: Path) -> None:
+    """The member's bytes, without its owner and permissions; nothing if the file is there."""
+    if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with read() as source, file.open("wb") as copy:
             shutil.copyfileobj(source, copy)

@@ -1,71 +1,131 @@
-"""Photographs that stay on disk and are decoded when they are asked for."""
+"""Reading image files, and photographs that stay on disk until they are asked for."""
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from proxylib.caching import code_fingerprint
+from proxylib.datasets.code import code_of
+from proxylib.datasets.problems import printable
+
+MAX_PIXELS = 2**28 // 3  # 89 million, above which Pillow warns of a "decompression bomb"
+GREY_MODES = {"1", "L", "LA", "I", "I;16", "F"}
+
+Box = tuple[int, int, int, int]
 
 
-def read_photo(path: str | Path, size: int | None = None) -> Tensor:
-    """One image file as RGB, turned as its EXIF entry says; greyscale files become RGB too.
+def read_file(
+    path: str | Path,
+    size: int,
+    channels: int | None = None,
+    squeezed: bool = False,
+    box: Box | None = None,
+) -> Tensor:
+    """One image file as a square tensor (channels, size, size) uint8.
+
+    The picture is turned as its EXIF entry says, and transparent parts become white. Greys of 16
+    bits are scaled to 8. Of an animation or a file of several pages, the first one is read.
 
     Args:
-        size: side of the square that the whole picture is squeezed into (bilinear with
-            antialiasing; the paper squeezes to 256×256 too); None leaves it as it is.
-
-    Returns:
-        (3, size, size) uint8.
+        channels: 1 (grey), 3 (RGB), or None to take what the file holds.
+        squeezed: how the picture becomes a square. True squeezes the whole picture into it, as
+            the patent's data sets do. False makes the picture as large as needed to fill it, and
+            cuts off equal parts at both ends. Both resize bilinearly, with antialiasing.
+        box: (left, top, right, bottom) in the pixels of the file, right and bottom exclusive:
+            only this part is read. What lies outside of the picture is left out.
 
     Raises:
-        ValueError: no such file, no image, or a truncated one; the message names the path.
+        ValueError: the file can't be read (there is none, it is no image or a truncated one, it
+            has more than `MAX_PIXELS`, or its numbers fit no grey scale); names the path and why.
     """
-    from torchvision.io import decode_image, read_file  # here, for it takes long to import
-    from torchvision.transforms.v2 import functional
-
+    if not os.path.isfile(path):
+        reason = "no ordinary file, expected an image" if os.path.exists(path) else "no such file"
+        raise ValueError(f"{printable(path)}: {reason}")
     try:
-        image = decode_image(read_file(str(path)), mode="RGB", apply_exif_orientation=True)
-    except RuntimeError as error:
-        # torchvision's messages begin with a place in its own source
-        reason = re.sub(r"^\w+, \S+, ", "", (str(error).splitlines() or ["?"])[0])
-        reason = reason if Path(path).is_file() else "no such file"
-        raise ValueError(f"{path}: not a readable image ({reason})") from None
-    if image.ndim != 3 or image.dtype != torch.uint8:
-        raise ValueError(
-            f"{path}: expected one picture of 8 bits a channel, got {tuple(image.shape)} "
-            f"{str(image.dtype).removeprefix('torch.')}"
-        )
-    if size is None:
-        return image
-    return functional.resize(image, [size, size], antialias=True)
+        image = _open(path, box)
+        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            paper = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(paper, image).convert("L" if channels == 1 else "RGB")
+        grey = channels == 1 if channels else image.mode in GREY_MODES
+        image = image.convert("L" if grey else "RGB")
+    except Exception as error:  # Pillow raises a dozen kinds for files that are damaged
+        reason = printable(error) or type(error).__name__
+        raise ValueError(f"{printable(path)}: not a readable image ({reason})") from None
+    resize = Image.Image.resize if squeezed else ImageOps.fit
+    pixels = np.array(resize(image, (size, size), Image.BILINEAR))
+    return torch.from_numpy(pixels[None] if grey else pixels.transpose(2, 0, 1).copy())
+
+
+def _open(path: str | Path, box: Box | None) -> Image.Image:
+    """The decoded picture, cut to the box, turned, and with 8 bits a channel."""
+    with Image.open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(
+                f"{image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,}: make the "
+                "picture smaller"
+            )
+        image.load()
+        # Pillow opens PGM files of 16 bits as if they had 32; its older versions also PNG files.
+        as_32_bit = image.mode == "I" and image.format in ("PPM", "PNG")
+        is_16_bit = image.mode.startswith("I;16") or as_32_bit
+        if box:
+            left, top, right, bottom = box
+            part = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+            if part[0] >= part[2] or part[1] >= part[3]:
+                raise ValueError(
+                    f"the box {box} is outside of the picture of {image.width}×{image.height} "
+                    "pixels: is this the picture that the box was drawn in?"
+                )
+            image = image.crop(part)
+        ImageOps.exif_transpose(image, in_place=True)
+    if is_16_bit:
+        values = np.asarray(image)
+        pixels = (values >> 8).astype(np.uint8)
+        pixels[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(pixels)
+    if image.mode in ("I", "F"):
+        low, high = np.asarray(image).min(), np.asarray(image).max()
+        if not (low >= 0 and high <= 255) or (image.mode == "F" and 0 < high <= 1):
+            kind = "floating-point" if image.mode == "F" else "32-bit"
+            raise ValueError(
+                f"{kind} pixels from {low:g} to {high:g}, of which nobody knows what is white; "
+                "expected 0 … 255: save the picture with 8 or 16 bits"
+            )
+        return image.convert("L")
+    return image
 
 
 class ImageFiles:
-    """Image files in the place of a tensor (N, 3, S, S) uint8: `images[i]` decodes.
+    """Image files in the place of a tensor (N, 3, S, S) uint8: `images[i]` reads them.
 
-    A subset is made with `select`, which decodes nothing. Can be pickled.
+    All are squeezed to the square, see `read_file`. `select` makes a subset and reads nothing.
+    Can be pickled.
 
     Args:
         files: N paths.
-        size: S, the side in pixels to which every image is brought, see `read_photo`.
+        size: S, the side in pixels to which every image is brought.
+        boxes: the part of each file that is read, see `read_file`; default all of it.
 
     Raises (on access):
-        ValueError: a file that can't be decoded, see `read_photo`.
+        ValueError: a file that can't be read, see `read_file`.
         IndexError: no such image.
     """
 
     dtype = torch.uint8
 
-    def __init__(self, files: Sequence[Path], size: int) -> None:
+    def __init__(
+        self, files: Sequence[Path], size: int, boxes: Sequence[Box | None] | None = None
+    ) -> None:
         self.files = [Path(file) for file in files]
         self.size = size
+        self.boxes = list(boxes or [None] * len(self.files))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,7 +139,7 @@ class ImageFiles:
         rows = torch.arange(len(self))[index]  # knows slices, negative numbers, lists, masks …
         images = torch.empty(rows.numel(), *self.shape[1:], dtype=torch.uint8)
         for image, row in zip(images, rows.flatten().tolist(), strict=True):
-            image.copy_(self._read(row))
+            image.copy_(read_file(self.files[row], self.size, 3, True, self.boxes[row]))
         return images.view(*rows.shape, *self.shape[1:])
 
     def __getitems__(self, indices: list[int]) -> list[Tensor]:
@@ -91,64 +151,30 @@ class ImageFiles:
         return (self[start : start + n] for start in range(0, len(self), n))
 
     def select(self, mask: Tensor) -> "ImageFiles":
-        """The images where `mask` (N,) bool is true, as undecoded as these."""
+        """The images where `mask` (N,) bool is true; reads none of them."""
         if mask.dtype != torch.bool or mask.shape != (len(self),):
             raise ValueError(
                 f"expected a bool mask of shape ({len(self)},), got {mask.dtype} "
                 f"{tuple(mask.shape)}"
             )
-        return self._subset(mask.nonzero().flatten().tolist())
+        rows = mask.nonzero().flatten().tolist()
+        return ImageFiles([self.files[i] for i in rows], self.size, [self.boxes[i] for i in rows])
 
     def fingerprint(self) -> str:
-        """Hash that changes with S, with the code that reads an image, and with any file's path
-        (below the folder they share), byte size or time of change; the contents are not read.
+        """Hash that stands for the images, although it does not read them.
+
+        It changes with S, with the code that reads an image, and with any file's box, path (below
+        the folder that all files share), size in bytes or time of change.
 
         Raises:
             FileNotFoundError: a file that is no longer there.
         """
-        reader = f"{code_fingerprint('datasets/files.py')} {version('torchvision')}"
+        reader = f"{code_of(read_file)} {PIL.__version__}"
         digest = hashlib.sha256(f"{reader} {self.size}".encode())
         names = [os.path.abspath(file) for file in self.files]
         root = os.path.commonpath({os.path.dirname(name) for name in names} or {"."})
-        for name in names:
+        for name, box in zip(names, self.boxes, strict=True):
             stat, path = os.stat(name), name[len(root) :].replace(os.sep, "/").lstrip("/")
-            digest.update(f"\n{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="replace"))
+            line = f"\n{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{box or ''}"
+            digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
-
-    def _read(self, row: int) -> Tensor:
-        return read_photo(self.files[row], self.size)
-
-    def _subset(self, rows: list[int]) -> "ImageFiles":
-        return ImageFiles([self.files[row] for row in rows], self.size)
-
-
-class DecodedFiles(ImageFiles):
-    """`ImageFiles` whose pixels were decoded before and are read from one file, not from memory.
-
-    The fingerprint is that of the image files, for the pixels are the same.
-
-    Args:
-        files, size: see `ImageFiles`.
-        pixels: a .npy file of (M, 3, S, S) uint8.
-        rows: where in it each of the N images is; None = in its order.
-    """
-
-    def __init__(
-        self, files: Sequence[Path], size: int, pixels: Path, rows: list[int] | None = None
-    ) -> None:
-        super().__init__(files, size)
-        self.pixels, self.rows = pixels, list(range(len(self))) if rows is None else rows
-        self._array = np.load(pixels, mmap_mode="r")
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_array": None}  # else pickle would read and copy all pixels
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ = state | {"_array": np.load(state["pixels"], mmap_mode="r")}
-
-    def _read(self, row: int) -> Tensor:
-        return torch.from_numpy(np.array(self._array[self.rows[row]]))
-
-    def _subset(self, rows: list[int]) -> "DecodedFiles":
-        files = [self.files[row] for row in rows]
-        return DecodedFiles(files, self.size, self.pixels, [self.rows[row] for row in rows])

@@ -1,51 +1,17 @@
 """Any tree of images with one leaf folder per class: the way to bring one's own data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from proxylib.datasets.base import Dataset, check, report
+from proxylib.datasets.base import Dataset, check
+from proxylib.datasets.files import read_file
+from proxylib.datasets.problems import printable, report
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "F"}
-IGNORED = {".ds_store", "thumbs.db", "desktop.ini"}
-
-
-def read_image(path: str | Path, size: int, channels: int | None = None) -> np.ndarray:
-    """One image file, resized to fill a square of side `size` and cut to it at the centre.
-
-    Args:
-        channels: 1 (grey), 3 (RGB), or None to take what the file holds.
-
-    Returns:
-        (channels, size, size) uint8. Transparent parts become white.
-
-    Raises:
-        ValueError: no image, a truncated image, or no such file; the message names the path.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                paper = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(paper, image).convert("L" if channels == 1 else "RGB")
-            if image.mode.startswith("I;16"):  # 16-bit greyscale: PIL would clip, not scale
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            grey = channels == 1 if channels else image.mode in GREY_MODES
-            image = ImageOps.fit(
-                image.convert("L" if grey else "RGB"), (size, size), Image.BILINEAR
-            )
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
-    pixels = np.asarray(image)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+IGNORED = {"thumbs.db", "desktop.ini"}
 
 
 def load(data_root: str | Path, size: int = 32) -> Dataset:
@@ -56,12 +22,13 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
 
     Args:
         data_root: the tree; folders may be nested. Hidden files and folders are passed over.
-        size: side in pixels to which every image is brought.
+        size: side in pixels of the square that every image fills, see `files.read_file`.
 
     Raises:
         FileNotFoundError: `data_root` is no folder.
-        ValueError: no images, files beside sub-folders, unreadable files (all are named, up to
-            a screenful), one class only, or a class with one image.
+        ValueError: no images, images beside sub-folders, unreadable files, a folder that links
+            lead to twice (all are named, up to a screenful), fewer than four classes, or a class
+            with one image.
     """
     root = Path(data_root).expanduser()
     if not data_root or not root.is_dir():
@@ -73,10 +40,10 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
         raise ValueError(f"folder: size={size}, expected at least 8 pixels")
     images, labels, class_names, problems = [], [], [], []
     for folder, files in _leaves(root, problems):
-        class_names.append(folder.relative_to(root).as_posix())
+        class_names.append(printable(folder.relative_to(root).as_posix()))
         for file in files:
             try:
-                images.append(read_image(file, size))
+                images.append(read_file(file, size))
                 labels.append(len(class_names) - 1)
             except ValueError as error:
                 problems.append(str(error))
@@ -86,27 +53,48 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
             f"folder: no images in {root}: expected a tree with one leaf folder of images per "
             f"class (file names ending in {', '.join(IMG_EXTENSIONS)})"
         )
-    if len({image.shape[0] for image in images}) > 1:
-        images = [np.broadcast_to(image, (3, size, size)) for image in images]
-    dataset = Dataset(
-        "folder", torch.from_numpy(np.stack(images)), torch.tensor(labels), tuple(class_names)
-    )
-    return check(dataset)
+    if len({len(image) for image in images}) > 1:
+        images = [image.expand(3, size, size) for image in images]
+    dataset = Dataset("folder", torch.stack(images), torch.tensor(labels), tuple(class_names))
+    return check(dataset, least=4)
 
 
-def _leaves(root: Path, problems: list[str]):
+def walk(root: Path, problems: list[str]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of its folders, names of its files) for the whole tree, sorted, none hidden.
+
+    Links are followed, but no folder is entered twice: a loop of links would never end, and the
+    same pictures would be in several classes. Such a link and what can't be listed are added to
+    `problems`.
+    """
+    real = Path(os.path.realpath(root))
+    first = {str(folder): folder for folder in (real, *real.parents)}
+    first[str(real)] = root
+    for name, folders, files in os.walk(
+        root, followlinks=True, onerror=lambda error: problems.append(str(error))
+    ):
+        folder, entered = Path(name), []
+        for inner in sorted(f for f in folders if not f.startswith(".")):
+            path = folder / inner
+            if (other := first.setdefault(os.path.realpath(path), path)) is path:
+                entered.append(inner)
+            else:
+                problems.append(f"{path} and {other} are one folder: remove the link to it")
+        folders[:] = entered  # os.walk goes on with these only
+        yield (
+            folder,
+            entered,
+            sorted(f for f in files if not f.startswith(".") and f.lower() not in IGNORED),
+        )
+
+
+def _leaves(root: Path, problems: list[str]) -> Iterator[tuple[Path, list[Path]]]:
     """(folder, its files) in the order of the paths; what does not fit goes to `problems`."""
-    tree = sorted(os.walk(root, followlinks=True, onerror=lambda e: problems.append(str(e))))
-    for name, folders, files in tree:
-        folder = Path(name)
-        if any(part.startswith(".") for part in folder.relative_to(root).parts):
-            continue
-        files = sorted(f for f in files if not f.startswith(".") and f.lower() not in IGNORED)
-        if any(not f.startswith(".") for f in folders):
-            stray = [f for f in files if f.lower().endswith(IMG_EXTENSIONS)]
+    for folder, folders, files in sorted(walk(root, problems), key=lambda found: str(found[0])):
+        if folders:
             problems.extend(
                 f"{folder / f}: an image beside sub-folders; only leaf folders are classes"
-                for f in stray
+                for f in files
+                if f.lower().endswith(IMG_EXTENSIONS)
             )
         elif files:
             yield folder, [folder / f for f in files]

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from svg.path import parse_path
 
-from proxylib.caching import cached, code_fingerprint
 from proxylib.datasets.base import Dataset, check
+from proxylib.datasets.caching import cached
+from proxylib.datasets.code import code_of
 
 CREDIT = "Stroke data: KanjiVG, © Ulrich Apel and contributors, CC BY-SA 3.0"
 N_TUNING_POOL = 400  # kanji set aside for choosing settings, whatever else is asked for
@@ -54,7 +55,7 @@ def _folder() -> Path:
 
 @functools.cache
 def characters(subset: str) -> tuple[str, ...]:
-    """All characters that a subset can draw from; the three subsets are disjoint.
+    """All characters of a subset. No character is in two of the three subsets.
 
     `"study"` and `"tuning"` are kanji (U+4E00 … U+9FFF) of 4 to 14 strokes in a fixed random
     order; `"other"` holds Latin letters, digits, kana and radicals in code-point order.
@@ -120,8 +121,9 @@ def draw(
 ) -> np.ndarray:
     """Images of one character, dark ink on white paper, antialiased.
 
-    Image i depends on (character, i, size, distortion, seed) only, never on how many are drawn.
-    Normal deviates are clipped at ±2σ, so that no image is beyond recognition.
+    Image i depends on character, i, size, distortion and seed only, not on how many are drawn.
+    The random deviations of the pen are clipped at ±2σ, for larger ones make a character that
+    nobody can read.
 
     Returns:
         (len(instances), size, size) uint8.
@@ -193,11 +195,12 @@ def load(
 
     Args:
         subset: `"study"`, `"tuning"` (kanji the study never tests on) or `"other"` (Latin
-            letters, digits, kana and radicals, for pre-training). No character is in two.
+            letters, digits, kana and radicals, for pre-training). No character is in two of them.
         n_classes: number of characters; default 400 kanji, or all of `"other"`.
-        n_images: images a character, at least 2.
+        n_images: images of each character, at least 2.
         size: side of the square images in pixels, at least 8.
-        distortion: strength of all deviations of the pen, 0 … 2; at 2 most are unreadable.
+        distortion: strength of all deviations of the pen, 0 … 2; at 2 most characters are
+            unreadable.
         seed: another seed draws other images of the same characters.
 
     Raises:
@@ -216,7 +219,7 @@ def load(
         if not low <= value <= high:
             raise ValueError(f"kanji: {name}={value}, expected {low} … {high} (subset={subset!r})")
     chosen = tuple(sorted(available[:n_classes]))
-    version = importlib.metadata.version("kanjivg") + code_fingerprint("datasets/kanji.py")
+    version = importlib.metadata.version("kanjivg") + code_of(_draw_all)
     images = cached(_draw_all, chosen, n_images, size, float(distortion), seed, version)
     labels = torch.arange(n_classes).repeat_interleave(n_images)
     return check(Dataset("kanji", torch.from_numpy(images)[:, None], labels, chosen, CREDIT))

@@ -10,42 +10,33 @@ from pathlib import Path
 
 import torch
 
-from proxylib import paths
-from proxylib.datasets import folder
+from proxylib.datasets import folder, paths
 from proxylib.datasets.base import Dataset
-from proxylib.datasets.fetch import download, unpack
+from proxylib.datasets.fetch import download, install
 
 CREDIT = "Omniglot: Lake, Salakhutdinov and Tenenbaum, Science 2015, MIT licence"
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-SHA256 = {
+HASHES = {
     "images_background_small1.zip": (
-        "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"
+        "sha256:f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"
     ),
     "images_background_small2.zip": (
-        "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f"
+        "sha256:3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f"
     ),
 }
 N_CLASSES, N_IMAGES = 242, 20
 
 
 def fetch(say: Callable[[str], None] = print, progress: bool = False) -> Path:
-    """Download and unpack to `data/omniglot/ALPHABET/characterNN/*.png`, unless it is there.
-
-    Archives put into `data/downloads` by hand are taken instead of the network.
-
-    Raises:
-        OSError: no network, or no file with the right hash.
-        ValueError: what is there is not the whole data set.
-    """
-    target = paths.data() / "omniglot"
-    if target.exists():
-        load(target)
-        say(f"omniglot is there already: {target}")
-        return target
-    archives = [download(URL + name, sha256, progress) for name, sha256 in SHA256.items()]
-    unpack(archives, target, load)
-    say(f"omniglot: {N_CLASSES} characters × {N_IMAGES} images in {target}")
-    return target
+    """Download and unpack to `data/omniglot/ALPHABET/characterNN/*.png`; see `fetch.install`."""
+    return install(
+        "omniglot",
+        lambda: [download(URL + name, known, progress) for name, known in HASHES.items()],
+        load,
+        say,
+        progress,
+        strip=1,
+    )
 
 
 def load(data_root: str | Path = "", size: int = 32) -> Dataset:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxylib.datasets.base import Dataset
-from proxylib.datasets.fetch import download, install
-from proxylib.datasets.photos import Annotations, build, find_root, present
+from proxylib.datasets.fetch import download
+from proxylib.datasets.photos import Annotations, begin, build, install
 
 CREDIT = "Stanford Online Products: Oh Song et al. 2016; for research, see its site"
 URL = "http://ftp.cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip"
@@ -20,20 +20,11 @@ ADVICE = (
 
 
 def fetch(say: Callable[[str], None] = print, progress: bool = False) -> Path:
-    """Download and unpack to `data/sop/Stanford_Online_Products`, unless it is there.
-
-    An archive put into `data/downloads` by hand is taken instead of the network.
-
-    Raises:
-        OSError: no network, or no file with the right hash; what came is kept for the next call.
-        ValueError: what is there is not the whole data set.
-    """
-    return install("sop", lambda: [download(URL, HASH, progress)], _check, say, progress)
+    """Download and unpack to `data/sop/Stanford_Online_Products`; see `fetch.install`."""
+    return install("sop", lambda: [download(URL, HASH, progress)], _read, say, progress)
 
 
-def load(
-    data_root: str | Path = "", size: int = 256, decoded: bool = False, allow_partial: bool = False
-) -> Dataset:
+def load(data_root: str | Path = "", size: int = 256, allow_partial: bool = False) -> Dataset:
     """Stanford Online Products as it unpacks, checked to be whole.
 
     59,551 images of 11,318 products train, 60,502 of 11,316 others test. Class names are the kind
@@ -42,27 +33,19 @@ def load(
     Args:
         data_root: the folder Stanford_Online_Products or the one it is in; default `data/sop`.
         size: side in pixels that every image is squeezed to.
-        decoded: keep the resized images on disk, see `verify.verified`.
         allow_partial: use the images that are there; classes with fewer than 2 are left out.
 
-    Raises:
-        FileNotFoundError: no such folder; says how to get the data set.
-        ValueError: all that is wrong with it, up to a screenful.
-        OSError: no room for the decoded images.
+    Raises: see `datasets.load`.
     """
-    root = find_root("sop", data_root, "Stanford_Online_Products", ADVICE)
     n_images, n_train = sum(split[-1] for split in SPLITS), SPLITS[0][2]
-    return build(_read(root, allow_partial), n_images, n_train, CREDIT, size, decoded)
+    return build(_read(data_root, allow_partial), n_images, n_train, CREDIT, size)
 
 
-def _check(root: Path) -> None:
-    present(_read(find_root("sop", root, "Stanford_Online_Products", ADVICE), False))
-
-
-def _read(root: Path, partial: bool) -> Annotations:
-    found, names = Annotations("sop", root, partial, ADVICE), {}
+def _read(data_root: str | Path, partial: bool = False) -> Annotations:
+    found = begin("sop", data_root, "Stanford_Online_Products", ADVICE, partial)
+    names = {}
     for name, first, last, n_images in SPLITS:
-        rows = found.table(name, "image_id class_id super_class_id path", header=True)
+        rows = found.table(name, "image_id class_id super_class_id path")
         found.count(f"{name}, images", len(rows), n_images)
         for label, _, path, line in rows.values():
             if not first <= label <= last:
@@ -70,6 +53,6 @@ def _read(root: Path, partial: bool) -> Annotations:
                     f"{name}:{line}: class_id {label}, expected {first} … {last}"
                 )
             names.setdefault(label, f"{path.split('/')[0]}/{label}")
-            found.add(root / path, label - 1, f"{name}:{line}")
+            found.add(found.root, path, label - 1, f"{name}:{line}")
     found.class_names = [names.get(c, str(c)) for c in range(1, SPLITS[-1][2] + 1)]
     return found

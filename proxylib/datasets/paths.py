@@ -1,0 +1,37 @@
+"""The folders of downloads and caches. They do not depend on the working directory."""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def home() -> Path:
+    """Folder that holds `data/` and `figures/`: $PROXYLIB_HOME, else the project's checkout.
+
+    Raises:
+        RuntimeError: proxylib is installed without its checkout and PROXYLIB_HOME is not set.
+    """
+    if value := os.environ.get("PROXYLIB_HOME"):
+        return Path(value).expanduser().resolve()
+    if not (PROJECT / "pyproject.toml").exists():
+        raise RuntimeError(
+            f"{PROJECT} is no checkout of the project, so there is no place for data and figures: "
+            "set the environment variable PROXYLIB_HOME to a folder of yours"
+        )
+    return PROJECT
+
+
+def data() -> Path:
+    """Folder for data sets, downloads and caches; all of it can be made again."""
+    return home() / "data"
+
+
+def downloads() -> Path:
+    """Folder of downloaded files. A file put there by hand is used if its hash is right."""
+    return data() / "downloads"
+
+
+def cache() -> Path:
+    """Folder of drawn data sets and finished runs; all of it can be made again."""
+    return data() / "cache"

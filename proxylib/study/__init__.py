@@ -1,0 +1,1 @@
+"""The study on top of the core: methods by name, cached runs, experiments, claims, figures."""

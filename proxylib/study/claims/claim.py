@@ -1,0 +1,143 @@
+"""What a claim is: one record of its words with the function that judges it.
+
+`claim` makes the record of a judging function, `Finding` is what that function returns, and
+`Claim` is the outcome: the words and the finding together, as they are shown and saved.
+"""
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from proxylib.study.claims.statistics import Interval
+
+REPRODUCED, PARTLY = "reproduced", "partly reproduced"
+NOT_REPRODUCED, NOT_TESTED = "not reproduced", "not tested"
+NO_EFFECT = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the patent with its verdict.
+
+    Attributes:
+        id: C1 … C12; C1b, C6a and C6b too.
+        statement: what the patent says. source: where it says so.
+        rule: when it counts as reproduced, or as partly reproduced; fixed before the runs.
+        evidence: what was measured, in one sentence.
+        effect, unit: the number that the rule is about; NaN if there is none.
+        low, high: its 95 % interval over the seeds; NaN with one seed, and for a count.
+        verdict: reproduced, partly reproduced, not reproduced or not tested.
+        likely_cause: a hypothesis why it did not reproduce (in full); else empty.
+    """
+
+    id: str
+    statement: str
+    source: str
+    rule: str
+    evidence: str
+    effect: float
+    unit: str
+    low: float
+    high: float
+    verdict: str
+    likely_cause: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a judging function found in its tables. `Claim` explains the fields."""
+
+    evidence: str
+    verdict: str
+    effect: Interval = NO_EFFECT
+    unit: str = "percentage points"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A claim before it is judged. Called with its tables, it gives the judged `Claim`.
+
+    Attributes:
+        id, statement, source, rule: as in `Claim`.
+        likely_cause: shown only if the claim turns out not to reproduce in full.
+        find: the judging function; its parameters are named after the tables that it needs.
+    """
+
+    id: str
+    statement: str
+    source: str
+    rule: str
+    likely_cause: str
+    find: Callable[..., Finding]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that the claim needs, in the order of the parameters."""
+        return tuple(inspect.signature(self.find).parameters)
+
+    def __call__(self, *tables: pd.DataFrame) -> Claim:
+        try:
+            return self.conclude(self.find(*tables))
+        except (TypeError, ValueError) as error:  # TypeError: words where numbers should be
+            named = re.split("[:,]", str(error))[0] in self.tables
+            names = "" if named else f"{' and '.join(self.tables)}: "
+            raise ValueError(f"{self.id}: {names}{error}") from error
+
+    def conclude(self, found: Finding) -> Claim:
+        """The words together with what was found."""
+        words = (self.id, self.statement, self.source, self.rule)
+        cause = self.likely_cause if found.verdict in (PARTLY, NOT_REPRODUCED) else ""
+        mean, low, high = found.effect
+        return Claim(*words, found.evidence, mean, found.unit, low, high, found.verdict, cause)
+
+
+def claim(
+    id: str, *, statement: str, source: str, rule: str, likely_cause: str
+) -> Callable[[Callable[..., Finding]], Record]:
+    """Decorator that makes the record of a claim from its words and its judging function."""
+    return lambda find: Record(id, statement, source, rule, likely_cause, find)
+
+
+def verdict_of(reproduced: bool, partly: bool = False) -> str:
+    return REPRODUCED if reproduced else PARTLY if partly else NOT_REPRODUCED
+
+
+def ledger(claims: Sequence[Claim]) -> pd.DataFrame:
+    """The claims as a table to show, one row each, indexed by their ids."""
+    rows = [
+        {
+            "claim": claim.id,
+            "the patent says": f"{claim.statement} ({claim.source})",
+            "rule": claim.rule,
+            "verdict": claim.verdict,
+            "effect": "" if math.isnan(claim.effect) else f"{claim.effect:.2f} {claim.unit}",
+            "95 % interval": f"{claim.low:.2f} to {claim.high:.2f}".replace("nan to nan", ""),
+            "evidence": claim.evidence,
+            "likely cause": claim.likely_cause,
+        }
+        for claim in claims
+    ]
+    return pd.DataFrame(rows).set_index("claim")
+
+
+def save_claims(claims: Sequence[Claim], path: Path, source: dict) -> None:
+    """Write the claims and their provenance as JSON, `{"claims": […], "provenance": {…}}`.
+
+    Args:
+        path: the file, `claims.json` by custom. NaN becomes null there, as JSON has no NaN.
+        source: from `figures.provenance`.
+    """
+    rows = [asdict(claim) for claim in claims]
+    for row in rows:
+        for name in ("effect", "low", "high"):
+            row[name] = None if math.isnan(row[name]) else row[name]
+    content = {"claims": rows, "provenance": source}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,48 @@
+"""What judging functions of several subjects share: checks of their tables, and differences."""
+
+import pandas as pd
+
+from proxylib.study.claims.statistics import Interval, finals, interval, paired_difference, require
+
+
+def check_benchmark(benchmark: pd.DataFrame) -> None:
+    """Refuse a benchmark table that lacks what its claims need, or whose budgets differ."""
+    columns = ("method", "seed", "step", "samples", "seconds", "recall_at_1")
+    require(benchmark, "benchmark", *columns)
+    check_single(benchmark, "benchmark", "method")
+    budget = benchmark.groupby(["method", "seed"])["samples"].max()
+    trained = benchmark[benchmark["step"] > 0]
+    batch = (trained["samples"] / trained["step"]).max()
+    # Methods of different batch sizes can't spend exactly the same: the last batch is whole.
+    if budget.max() - budget.min() > max(0.01 * budget.max(), batch):
+        (few, seed), (many, other) = budget.idxmin(), budget.idxmax()
+        raise ValueError(
+            f"benchmark: expected equal budgets, got {budget.min():,.0f} samples for {few}, seed "
+            f"{seed}, and {budget.max():,.0f} for {many}, seed {other}"
+        )
+
+
+def check_single(table: pd.DataFrame, name: str, key: str) -> None:
+    """Refuse a history with two rows for the same evaluation: runs were mixed up."""
+    if (twice := table.duplicated([key, "seed", "step"])).any():
+        row = table.loc[twice, [key, "seed", "step"]].iloc[0].to_dict()
+        raise ValueError(f"{name}: expected one row per {key}, seed and step; several for {row}")
+
+
+def final_values(benchmark: pd.DataFrame, column: str = "recall_at_1") -> pd.DataFrame:
+    """The checked benchmark's last row of every run, where `column` must have a value."""
+    check_benchmark(benchmark)
+    final = finals(benchmark)
+    require(final, "benchmark, last evaluation of each run", column)
+    return final
+
+
+def gap_between(
+    table: pd.DataFrame, a, b, column: str = "recall_at_1", key: str = "method"
+) -> Interval:
+    """What a has more than b, in points: the mean of the seeds' differences."""
+    return interval(100 * paired_difference(table, a, b, column, key))
+
+
+def show_percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -1,0 +1,123 @@
+"""The command line: `proxylib …` or `python -m proxylib …`."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+import proxylib
+from proxylib import datasets
+from proxylib.study import notebooks as study
+from proxylib.study import paths
+from proxylib.study.cli_model import run_search, run_train
+from proxylib.study.runs import DASK
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(proxylib.__version__, message="%(prog)s %(version)s")
+def app() -> None:
+    """Distance metric learning with proxies: the reproducible study."""
+
+
+@app.command("study")
+@click.option(
+    "--tier",
+    type=click.Choice(study.TIERS),
+    default="fast",
+    show_default=True,
+    help="fast: the notebooks' defaults, minutes; full: all seeds.",
+)
+@click.option(
+    "--dataset",
+    type=click.Choice(datasets.NAMES),
+    default="kanji",
+    show_default=True,
+    help="kanji is built in, omniglot is fetched once, folder reads -p data_root PATH.",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Only this notebook, e.g. 00.")
+@click.option(
+    "--jobs", default=-1, show_default=True, help="Training runs at once; -1 = one per core."
+)
+@click.option(
+    "--backend",
+    type=click.Choice(("loky", "dask")),
+    default="loky",
+    show_default=True,
+    help="Where training runs go: this machine's cores, or a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of the Dask cluster, e.g. tcp://host:8786.")
+@click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
+@click.option(
+    "-f", "files", multiple=True, type=click.Path(path_type=Path), help="Parameters, a YAML file."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Output folder; default figures/DATASET-TIER."
+)
+@click.option(
+    "--progress/--no-progress",
+    default=sys.stderr.isatty,
+    help="Bars over the training runs; if a terminal.",
+)
+def run_study(
+    tier: str,
+    dataset: str,
+    only: tuple[str, ...],
+    jobs: int,
+    backend: str,
+    scheduler: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    files: tuple[Path, ...],
+    out: Path | None,
+    progress: bool,
+) -> None:
+    """Run the notebooks in batch; notebooks, figures and metrics go to one output folder.
+
+    Finished training runs are cached: an interrupted study goes on where it was. Of the sources
+    of parameters the later one wins: the tier's file, -f, -p. Lists as -p seeds 0,1,2. Options
+    that may be repeated: --only, -p, -f.
+    """
+    if (backend == "dask") != bool(scheduler):
+        raise click.UsageError("--backend dask and --scheduler ADDRESS belong together")
+    if scheduler:
+        os.environ[DASK] = scheduler  # for the notebooks, which are processes of their own
+    try:
+        given = {}
+        for file in files:
+            given |= study.read_yaml(file)
+        given |= dict(pairs)
+        options = {"tier": tier, "dataset": dataset, "jobs": jobs}
+        for name in given.keys() & {*options, "out"}:
+            raise ValueError(f"parameter {name!r} has an option of its own: use --{name}")
+        values = options | given
+        planned = study.plan(study.notebooks(only), values, tier)
+        datasets.load(dataset, values.get("data_root") or None)  # can it be read at all?
+    except (ValueError, FileNotFoundError) as error:
+        raise click.UsageError(str(error)) from None
+    out = (out or paths.figures(dataset, tier)).expanduser().resolve()
+    failed = study.run_notebooks(planned, out, click.echo, progress)
+    click.echo(f"results in {out}")
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}")
+
+
+@app.command("fetch")
+@click.argument("name", type=click.Choice(tuple(datasets.FETCH)))
+@click.option(
+    "--progress/--no-progress",
+    default=sys.stderr.isatty,
+    help="A bar for each download; if a terminal.",
+)
+def run_fetch(name: str, progress: bool) -> None:
+    """Download a data set, once.
+
+    Files are checked by their hash. Put them into data/downloads yourself to stay offline.
+    """
+    try:
+        datasets.FETCH[name](click.echo, progress)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+app.add_command(run_train)
+app.add_command(run_search)

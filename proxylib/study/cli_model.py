@@ -1,0 +1,181 @@
+"""The commands for one distance model: `proxylib train` and `proxylib search`."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import torch
+import yaml
+
+from proxylib import datasets
+from proxylib.datasets.folder import IMG_EXTENSIONS
+from proxylib.study import distance_model, figures
+from proxylib.study.methods import METHODS
+from proxylib.study.runs import distributed, execution
+from proxylib.study.runs.config import RunConfig
+from proxylib.study.settings import RECIPES, resolve
+
+FILES = ("checkpoint.pt", distance_model.WEIGHTS)
+
+
+@click.command("train")
+@click.option("--dataset", type=click.Choice(datasets.NAMES), default="kanji", show_default=True)
+@click.option("--data-root", default="", help="Where the images are.")
+@click.option("--allow-partial", is_flag=True, help="An incomplete copy of the data set will do.")
+@click.option(
+    "-d",
+    "data",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="An option of the data set, as size 64.",
+)
+@click.option("--method", type=click.Choice(tuple(METHODS)), default="proxy_nca", show_default=True)
+@click.option(
+    "--recipe",
+    type=click.Choice(tuple(RECIPES)),
+    help="Settings to begin with; default patent for cub200, cars196, sop, else study.",
+)
+@click.option(
+    "-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="A setting of the run."
+)
+@click.option(
+    "-o", "options", nargs=2, multiple=True, metavar="NAME VALUE", help="An option of the method."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder."
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the last checkpoint in the folder, if there is one."
+)
+@click.option(
+    "--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps."
+)
+@click.option(
+    "--device",
+    type=click.Choice(("cpu", "cuda")),
+    help="Default: a GPU if there is one, but the CPU for the study's small network.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="CPU threads; a run repeats bit for bit with one only.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Processes that read image files.",
+)
+@click.option("--progress/--no-progress", default=sys.stderr.isatty, help="A bar; if a terminal.")
+def run_train(
+    dataset: str,
+    data_root: str,
+    allow_partial: bool,
+    data: tuple[tuple[str, str], ...],
+    method: str,
+    recipe: str | None,
+    pairs: tuple[tuple[str, str], ...],
+    options: tuple[tuple[str, str], ...],
+    out: Path,
+    resume: bool,
+    checkpoint_every: int,
+    device: str | None,
+    threads: int,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Train one distance model, and write it to a folder.
+
+    model.safetensors and card.json are the model (`proxylib search`, `load_model`); history.csv
+    grows while it trains; checkpoint.pt is what --resume goes on from, proxies included. On
+    several devices: torchrun --nproc-per-node N -m proxylib train …
+    """
+    try:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: there is no GPU that torch can use")
+        partial = {"allow_partial": True} if allow_partial else {}
+        config = resolve(
+            method,
+            dataset=dataset,
+            data_root=data_root,
+            data_options=partial | {name: yaml.safe_load(value) for name, value in data},
+            recipe=recipe or "",
+            **_settings(pairs),
+            **{name: yaml.safe_load(value) for name, value in options},
+        )
+        train_set, _ = config.data()
+        if not resume and (used := [name for name in FILES if (out / name).exists()]):
+            raise ValueError(f"{out} holds a run ({', '.join(used)}): --resume, or another --out")
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise click.UsageError(str(error)) from None
+    out.mkdir(parents=True, exist_ok=True)
+    device = device or execution.Machine.default(config).device
+    machine = execution.Machine(
+        device=device,
+        threads=threads,
+        workers=workers,
+        channels_last=device == "cuda",
+        progress=progress,
+    )
+    with distributed.processes(device):
+        try:
+            result = execution.execute(config, machine, out, checkpoint_every)
+        except (FloatingPointError, ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from None
+        if distributed.rank():
+            return
+    source = figures.provenance(device=device, threads=threads, workers=workers)
+    distance_model.save_model(out, result, train_set, source)
+    for name, value in result.metrics.items():
+        click.echo(f"{name:>12} {100 * value:5.1f} %")
+    click.echo(f"model in {out}")
+
+
+def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, object]:
+    """Fields of `RunConfig` from the command line, but those with an option of their own."""
+    own = ("dataset", "data_root", "data_options", "method", "options")
+    known = {f.name: f.type for f in fields(RunConfig) if f.name not in own}
+    result = {}
+    for name, text in pairs:
+        if name not in known:
+            raise ValueError(f"no setting {name!r}; there are {', '.join(known)}")
+        value = yaml.safe_load(text)
+        is_number = "float" in str(known[name]) and isinstance(value, str)  # YAML: 1e-3 is text
+        result[name] = float(value) if is_number else value
+    return result
+
+
+@click.command("search")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--gallery", type=click.Path(path_type=Path, file_okay=False, exists=True), required=True
+)
+@click.option("-k", type=click.IntRange(1), default=8, show_default=True, help="Images to find.")
+@click.option("--picture", type=click.Path(path_type=Path), default="search.png", show_default=True)
+def run_search(model: Path, image: Path, gallery: Path, k: int, picture: Path) -> None:
+    """Find the images of a folder that are nearest to IMAGE, by the MODEL in a folder.
+
+    Prints a table and saves a picture.
+    """
+    try:
+        loaded = distance_model.load_model(model)
+        files = sorted(f for f in gallery.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS)
+        if not files:
+            raise ValueError(f"{gallery}: no images ({', '.join(IMG_EXTENSIONS)})")
+        query, found, distances = loaded.search(image, files, k)
+    except (ValueError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from None
+    nearest = [files[i] for i in found[0]]
+    names = tuple(str(file.relative_to(gallery)) for file in nearest)
+    shown = datasets.Dataset("gallery", loaded.read(nearest), torch.arange(k), names)
+    figure, table = figures.gallery(query, None, shown, torch.arange(k)[None], distances)
+    figure.savefig(picture, bbox_inches="tight")
+    table = table.rename(columns={"class": "file"})[["rank", "distance", "file"]]
+    click.echo(table.to_string(index=False, float_format="%.3f"))
+    click.echo(f"picture in {picture}")

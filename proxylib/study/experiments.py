@@ -1,0 +1,127 @@
+"""The study's experiments: which runs answer which question."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from proxylib.study.methods import BENCHMARK
+from proxylib.study.runs import RunConfig
+from proxylib.study.settings import (
+    BATCH,
+    Presets,
+    default_recipe,
+    find_presets,
+    read_presets,
+    resolve,
+)
+
+NORMS = {"fixed": {}, "free": {"embedding_norm": None, "proxy_norm": None}}
+PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment, nothing added
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What the experiments on one data set share: the data, the seeds, the budget, the settings.
+
+    Attributes:
+        dataset, data_root, data_options: see `RunConfig`.
+        seeds: one run of everything for each.
+        steps, batch_size: the budget of a run, so many batches of so many samples; a method with
+            larger batches takes fewer steps.
+        recipe: a name in `settings.RECIPES`; if empty, what suits the data set.
+        presets: file of settings; if empty, those that were tuned, see `settings.find_presets`.
+    """
+
+    dataset: str
+    steps: int
+    seeds: tuple[int, ...]
+    batch_size: int = BATCH
+    data_root: str = ""
+    data_options: tuple[tuple[str, object], ...] = ()
+    recipe: str = ""
+    presets: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "recipe", self.recipe or default_recipe(self.dataset))
+        if self.steps < 1 or self.batch_size < 1 or not self.seeds:
+            raise ValueError(
+                f"steps={self.steps}, batch_size={self.batch_size}, seeds={self.seeds}: expected "
+                "1 or more of each"
+            )
+        self.config()  # an unknown name is told now
+
+    @property
+    def budget(self) -> int:
+        """Samples of a run in units of 32."""
+        return max(1, self.steps * self.batch_size // BATCH)
+
+    @cached_property
+    def presets_file(self) -> Path | None:
+        """Where the settings are from; None if nothing was tuned."""
+        return find_presets(self.dataset, self.presets, self.recipe)
+
+    @cached_property
+    def settings(self) -> Presets:
+        """Tuned settings by start and method."""
+        return read_presets(self.presets_file)
+
+    def config(self, method: str = "proxy_nca", **changes: object) -> RunConfig:
+        """A run on this data by this recipe, with the registry's settings; see `resolve`."""
+        data = {name: getattr(self, name) for name in ("dataset", "data_root", "data_options")}
+        return resolve(method, **data, recipe=self.recipe, **changes)
+
+    def runs(self, method: str, start: str = "random", **changes: object) -> list[RunConfig]:
+        """A method with its tuned settings, one run a seed, as many samples as the budget says.
+
+        Args:
+            method: a name in `METHODS`.
+            start, changes: see `resolve`.
+        """
+        tuned = {"start": start, "presets": self.settings, "budget": self.budget}
+        return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
+
+    def benchmark(self, start: str = "random") -> list[RunConfig]:
+        """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2."""
+        return [run for name in BENCHMARK for run in self.runs(name, start)]
+
+    def static(self, ratios: Iterable[float]) -> list[RunConfig]:
+        """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""
+        return [run for ratio in ratios for run in self.runs("proxy_nca", ratio=float(ratio))]
+
+    def dynamic(self, ratios: Iterable[float], **changes: object) -> list[RunConfig]:
+        """Method 1000 from triplets without labels, from the pre-trained start (FIG. 7)."""
+        return [
+            run
+            for ratio in ratios
+            for run in self.runs("dynamic", "pretrained", ratio=float(ratio), **changes)
+        ]
+
+    def bounds(self) -> dict[str, list[RunConfig]]:
+        """Proxy-NCA with the bounds recorded, with fixed and with free norms (notebook 02).
+
+        With the registry's settings: the bounds are about the loss, however well it does.
+        """
+        recorded = {"steps": self.budget, "eval_every": max(1, self.budget // 8)}
+        return {
+            norms: [
+                self.config(**options, **recorded, record_bounds=True, seed=seed)
+                for seed in self.seeds
+            ]
+            for norms, options in NORMS.items()
+        }
+
+
+def raw_pixels(images, side: int = 32) -> Tensor:
+    """The pixels themselves as an embedding (N, C·side²) float32: what learning has to beat.
+
+    Larger images are shrunk to `side`, smaller ones stay as they are.
+    """
+    if images.shape[3] <= side:
+        return images[:].flatten(1).float()
+    parts = (functional.adaptive_avg_pool2d(part.float(), side) for part in images.split(256))
+    return torch.cat([part.flatten(1) for part in parts])

@@ -1,0 +1,182 @@
+"""Plots with a row for every method, setting or claim."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
+
+from proxylib.study.claims import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Claim
+from proxylib.study.claims.statistics import show_interval
+from proxylib.study.figures.style import MEAN, RIGHT, WRONG, method_label, method_style
+
+VERDICTS = {  # sign and colour
+    REPRODUCED: ("✓", RIGHT),
+    PARTLY: ("≈", "#8A5A00"),
+    NOT_REPRODUCED: ("✗", WRONG),
+    NOT_TESTED: ("–", "grey"),
+}
+
+
+def method_points(
+    table: pd.DataFrame,
+    column: str,
+    xlabel: str,
+    *,
+    scale: float = 1.0,
+    digits: int = 1,
+    levels: Mapping[str, float] | None = None,
+    best_first: bool = True,
+    ax: plt.Axes | None = None,
+) -> Figure:
+    """A row per method: every seed a small ring, their mean a mark, its 95 % interval a bar.
+
+    A method with a value that isn't finite (it never got there) shows its other seeds and no mean.
+
+    Args:
+        table: method, seed and the column, one row per run.
+        scale: factor on the values, 100 for fractions shown in %.
+        digits: of the numbers at the right.
+        levels: name → value (scaled already) of dotted lines to compare with.
+        best_first: the highest mean comes first; else the lowest.
+        ax: where to draw; by default a new figure.
+    """
+    value = scale * table[column].where(np.isfinite(table[column]))
+    shown = table.assign(value=value, method=table["method"].map(method_label))
+    groups = shown.groupby("method")["value"]
+    rank = pd.DataFrame({"missed": groups.size() - groups.count(), "mean": groups.mean()})
+    rank = rank.sort_values(["missed", "mean"], ascending=[True, not best_first])
+    complete = shown[shown["method"].map(rank["missed"]) == 0]
+    styles = {method_label(name): method_style(name) for name in table["method"].unique()}
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8, 0.48 * len(rank) + 1.2), layout="constrained")
+    rows = {"x": "value", "y": "method", "order": rank.index, "ax": ax}
+    below = offset_copy(ax.transData, ax.figure, y=-9, units="points")
+    ring = {"size": 5, "linewidth": 1, "facecolors": "none", "edgecolor": "0.35"}
+    sns.stripplot(shown, **rows, jitter=False, transform=below, **ring)
+    mark = {"linestyle": "none", "ms": 10, "mec": "0.2", "mew": 0.6, "zorder": 3}
+    mark["err_kws"] = {"lw": 1.5, "color": "black", "zorder": 4}  # on top: it may be narrow
+    mark["markers"] = [styles[name]["marker"] for name in rank.index]
+    mark["palette"] = [styles[name]["color"] for name in rank.index]
+    look = {"hue": "method", "hue_order": rank.index, "legend": False}
+    sns.pointplot(complete, **rows, **look, **mark, **MEAN)
+    for method, values in groups:
+        missed = f"{values.count()} of {len(values)} seeds get there"
+        note = missed if rank["missed"][method] else show_interval(values, digits)
+        at = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
+        ax.annotate(note, (1.02, method), **at)
+    for name, value in (levels or {}).items():
+        ax.axvline(value, color="0.3", ls=":", lw=1.5)
+        at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 9}
+        ax.annotate(f"{name} ", (value, 1), ha="right", va="top", color="0.3", **at)
+    ax.set(xlabel=xlabel, ylabel="")
+    ax.locator_params(axis="x", nbins=6)
+    ax.xaxis.set_major_formatter("{x:,.10g}")
+    return ax.figure
+
+
+def switches(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """One row per setting, one panel per column: every run a mark, the mean a tick, its value.
+
+    Args:
+        table: rows with `setting`, `seed` and the columns as fractions, settings in order. A
+            setting without a value has no mark.
+        columns: column → its name on the axis, without the unit.
+    """
+    order = table["setting"].unique()
+    fig = plt.figure(figsize=(9, 0.42 * len(order) + 1.2), layout="constrained")
+    axes = fig.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    run = {"jitter": False, "size": 7, "alpha": 0.6, "color": method_style("dynamic")["color"]}
+    tick = {"marker": "|", "ms": 18, "mew": 2, "color": "black", "linestyle": "none", "zorder": 3}
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        shown = table.assign(value=100 * table[column])
+        rows = {"data": shown, "x": "value", "y": "setting", "order": order, "ax": ax}
+        sns.stripplot(**rows, **run)
+        sns.pointplot(**rows, errorbar=None, **tick)
+        for setting, values in shown.dropna(subset="value").groupby("setting")["value"]:
+            beside = {"textcoords": "offset points", "va": "center", "fontsize": 10}
+            ax.annotate(f"{values.mean():.0f}", (values.max(), setting), (8, 0), **beside)
+        ax.set(xlabel=f"{label} (%)", ylabel="", xlim=(-4, 116), xticks=range(0, 101, 20))
+    return fig
+
+
+def walk(table: pd.DataFrame) -> Figure:
+    """Every run of a walk over settings as a mark on its method's row; the chosen has a ring.
+
+    Args:
+        table: one row per run: `method` (as shown), `axis`, `recall` (%), `chosen`.
+    """
+    method, methods = pd.factorize(table["method"])
+    axis, axes = pd.factorize(table["axis"])
+    shown = table.assign(place=method + np.linspace(-0.25, 0.25, len(axes))[axis])
+    fig, ax = plt.subplots(figsize=(9, 0.55 * len(methods) + 1.4), layout="constrained")
+    best = shown[shown["chosen"].astype(bool)]
+    ax.plot(best["recall"], best["place"], "o", mfc="none", mec="black", ms=13, label="chosen")
+    look = {"hue": "axis", "style": "axis", "palette": "colorblind", "s": 70, "linewidth": 0.4}
+    look["markers"] = dict(zip(axes, cycle("osD^vPXhp<"), strict=False))
+    sns.scatterplot(shown, x="recall", y="place", **look, ax=ax)
+    ax.set(xlabel="Recall@1 on the judging classes (%)", ylabel="")
+    ax.set(ylim=(len(methods) - 0.4, -0.6), yticks=range(len(methods)), yticklabels=methods)
+    ax.grid(axis="y", visible=False)
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title="setting tried", fontsize=9)
+    return fig
+
+
+def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
+    """Every claim on a row: what is said, then the verdict above its effect with the interval.
+
+    Args:
+        claims: judged ones; or those of several data sets by name, each of which gets a column of
+            its own, empty where it lacks a claim.
+    """
+    results = claims if isinstance(claims, Mapping) else {"": claims}
+    step = min(2.4, 8.8 / len(results))
+    width = min(11.8, 5.4 + step * len(results))
+    columns = {name: width - step * (len(results) - i) for i, name in enumerate(results)}
+    wrap = int(13.5 * (min(columns.values()) - 0.8))
+    rows: dict[str, dict[str, Claim]] = {}
+    for name, judged in results.items():
+        for claim in judged:
+            rows.setdefault(claim.id, {})[name] = claim
+
+    fig, ax = plt.subplots(layout="constrained")
+    for name, x in columns.items():
+        ax.text(x, 0.15, name, weight="bold", va="center", fontsize=11)
+    top = 0.3 if any(columns) else 0.0
+    for key, cells in rows.items():
+        said = textwrap.wrap(next(iter(cells.values())).statement, wrap)
+        effects = {name: _effect(claim) for name, claim in cells.items()}
+        lines = max(len(said), 2, *(2 + text.count("\n") for text in effects.values()))
+        middle, height = top + 0.1 * lines + 0.07, 0.2 * lines + 0.14
+        ax.text(0.1, middle, key, weight="bold", va="center", fontsize=9)
+        ax.text(0.7, middle, "\n".join(said), va="center", fontsize=9)
+        for name, text in effects.items():
+            sign, color = VERDICTS[cells[name].verdict]
+            x, y = columns[name], middle - 0.08 * text.count("\n")  # where verdict and effect meet
+            span = ((x - 0.1) / width, (x + step - 0.15) / width)
+            ax.axhspan(top + 0.03, top + height - 0.03, *span, color=color, alpha=0.07, lw=0)
+            verdict = f"{sign} {cells[name].verdict}"
+            ax.text(x, y, verdict, color=color, weight="bold", va="bottom", fontsize=9)
+            ax.text(x, y, text, va="top", fontsize=9)
+        top += height
+    ax.set(xlim=(0, width), ylim=(top, 0))
+    ax.axis("off")
+    fig.set_size_inches(width, top + 0.4)
+    return fig
+
+
+def _effect(claim: Claim, width: int = 30) -> str:
+    if math.isnan(claim.effect):
+        return ""
+    mean, low, high = (f"{round(v, 2) + 0.0:.3g}" for v in (claim.effect, claim.low, claim.high))
+    between = "" if math.isnan(claim.low) else f"\n({low} to {high})"
+    text = f"{mean} {claim.unit}{between}".replace("-", "−")
+    text = text.replace("percentage points", "points")
+    return text if len(text) > width else text.replace("\n", " ")

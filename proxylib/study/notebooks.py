@@ -1,0 +1,180 @@
+"""Runs the notebooks in batch through papermill, with checked parameters."""
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from proxylib.study import paths
+
+TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+TIERS = ("fast", "full")
+
+
+def notebooks(only: tuple[str, ...] = ()) -> list[Path]:
+    """The study's notebooks in reading order; `only` picks some by name or its beginning.
+
+    Raises:
+        ValueError: `only` names none; says which there are.
+    """
+    found = sorted(paths.notebooks().glob("[0-9A-Z]*.ipynb"))
+    for name in only:
+        if not any(path.stem.startswith(name.removesuffix(".ipynb")) for path in found):
+            raise ValueError(
+                f"no notebook {name!r}{_nearest(name, [p.stem for p in found])}; "
+                f"there are: {', '.join(p.stem for p in found)}"
+            )
+    chosen = tuple(name.removesuffix(".ipynb") for name in only)
+    return [path for path in found if not only or path.stem.startswith(chosen)]
+
+
+def parameters(notebook: Path) -> dict[str, dict]:
+    """A notebook's parameters as papermill reads them: name → its type, default and help."""
+    return papermill.inspect_notebook(str(notebook))
+
+
+def tier_parameters(tier: str, notebook: str, dataset: str = "") -> dict[str, object]:
+    """What a tier changes in a notebook: nothing for `"fast"` (its defaults), else its YAML files.
+
+    `TIER.yaml`, then `TIER-DATASET.yaml` if there is one. A file has parameters for all notebooks
+    that declare them, and under `notebooks` more for some of them, by name.
+    """
+    if tier == "fast":
+        return {}
+    folder, result = paths.notebooks() / "params", {}
+    for file in (folder / f"{tier}.yaml", folder / f"{tier}-{dataset}.yaml"):
+        if file.exists():
+            common = read_yaml(file)
+            own = common.pop("notebooks").get(notebook, {})
+            result |= common | own
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """Parameters from a YAML file.
+
+    Raises:
+        ValueError: no such file, or not `name: value` lines.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
+    return {str(name): value for name, value in values.items()}
+
+
+def plan(
+    chosen: list[Path], values: dict[str, object], tier: str = "fast"
+) -> dict[Path, dict[str, object]]:
+    """The parameters that each notebook is given: its tier's and `values`, where it declares them.
+
+    Text is converted to the declared type (`"3"` for an int, `"0,1"` for a list), so that values
+    can come from the command line.
+
+    Raises:
+        ValueError: a name that no chosen notebook declares, or a value of another type; says
+            what is valid and which name is nearest. All problems at once.
+    """
+    declared = {path: parameters(path) for path in chosen}
+    known = sorted({name for names in declared.values() for name in names})
+    problems = [
+        f"no notebook has a parameter {name!r}{_nearest(name, known)}"
+        for name in values
+        if name not in known
+    ]
+    result: dict[Path, dict[str, object]] = {}
+    for path, names in declared.items():
+        result[path] = {}
+        given = tier_parameters(tier, path.stem, values.get("dataset", "")) | values
+        for name in given.keys() & names.keys():
+            kind = names[name]["inferred_type_name"].partition("[")[0]
+            try:
+                result[path][name] = _convert(given[name], kind)
+            except ValueError:
+                problems.append(
+                    f"{name}={given[name]!r}: {path.stem} expects {kind}, "
+                    f"default {names[name]['default']}"
+                )
+    if problems:
+        raise ValueError("\n".join([*problems, f"valid parameters: {', '.join(known)}"]))
+    return result
+
+
+def _convert(value: object, kind: str) -> object:
+    """The value as the declared type; text is read as YAML where text is not what is wanted."""
+    if kind == "str":
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+    if isinstance(value, str):
+        if kind == "float":
+            return float(value)  # YAML reads 1e-3 as text
+        try:
+            value = yaml.safe_load(f"[{value}]" if kind == "list" and "[" not in value else value)
+        except yaml.YAMLError:
+            raise ValueError from None
+    if kind == "float" and type(value) is int:
+        return float(value)
+    if kind in TYPES and type(value) is not TYPES[kind]:
+        raise ValueError
+    return value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def run_notebooks(
+    planned: dict[Path, dict[str, object]], out: Path, say: Callable[[str], None], progress: bool
+) -> list[str]:
+    """Execute each notebook into `out`; one that fails is reported, the others still run.
+
+    Args:
+        planned: from `plan`.
+        out: output folder; also given to the notebooks as their parameter `out`.
+        say: receives a line about each notebook.
+        progress: show bars, with an estimate, of the training runs of each notebook.
+
+    Returns:
+        The names of the notebooks that failed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's warning
+    failed = []
+    # Appendices first: A1_tuning writes the settings that the others read.
+    ordered = sorted(planned.items(), key=lambda item: item[0].stem[0].isdigit())
+    for i, (path, values) in enumerate(ordered, 1):
+        say(f"[{i}/{len(planned)}] {path.stem} …")
+        if progress and "progress" in parameters(path):
+            values = {**values, "progress": True}
+        began = time.monotonic()
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(out / path.name),
+                parameters={**values, "out": str(out)},
+                kernel_name="python3",
+                progress_bar=False,
+                stderr_file=sys.stderr if progress else None,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # say nothing of its own
+            )
+        except PapermillExecutionError as error:
+            failed.append(path.stem)
+            say(
+                f"[{i}/{len(planned)}] {path.stem} FAILED at In [{error.exec_count}]: "
+                f"{error.ename}: {error.evalue}\n  see {out / path.name}"
+            )
+        else:
+            say(f"[{i}/{len(planned)}] {path.stem} done in {time.monotonic() - began:.0f} s")
+    return failed

@@ -1,0 +1,71 @@
+"""How much retrieval suffers when the queries are turned (FIG. 5 shows such cases)."""
+
+import math
+from collections.abc import Iterable
+
+import joblib
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from proxylib.datasets.caching import cached
+from proxylib.datasets.code import code_of
+from proxylib.retrieval import embed, nearest_neighbors
+from proxylib.study.methods import METHODS
+from proxylib.study.runs import RunConfig, fingerprint, run
+
+
+def turn(images: Tensor, angle: float) -> Tensor:
+    """Images turned about their centre; corners are cut, the border is continued.
+
+    Args:
+        images: (B, C, H, W) uint8 or float, H = W.
+        angle: degrees, anticlockwise as one sees it.
+
+    Returns:
+        (B, C, H, W) float32.
+    """
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(len(images), 2, 3)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def rotation(
+    configs: Iterable[RunConfig], angles: Iterable[float], jobs: int = -1, progress: bool = True
+) -> pd.DataFrame:
+    """Recall@1 of turned queries among the upright images of the classes of evaluation.
+
+    A query's own upright image is left out, as always. Results are cached like runs.
+
+    Args:
+        configs: runs, trained if they are not in the cache.
+        angles: degrees, anticlockwise.
+        jobs, progress: see `runs.sweep`.
+
+    Returns:
+        One row per run and angle: `method`, `seed`, `angle`, `recall_at_1`.
+    """
+    tasks = [(config, float(angle)) for config in configs for angle in angles]
+    code = code_of(_turned_recall)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    values = parallel(
+        joblib.delayed(cached)(_turned_recall, *task, f"{code} {fingerprint(task[0])}")
+        for task in tasks
+    )
+    bar = tqdm(values, total=len(tasks), disable=not progress, unit="turn", desc="turned queries")
+    rows = [(c.method, c.seed, a, value) for (c, a), value in zip(tasks, bar, strict=True)]
+    return pd.DataFrame(rows, columns=["method", "seed", "angle", "recall_at_1"])
+
+
+def _turned_recall(config: RunConfig, angle: float, key: str) -> float:
+    result, (_, test) = run(config), config.data()
+    model, normalize = result.model(), METHODS[config.method].normalize
+    parts = [embed(model, turn(part, angle), normalize) for part in test.images.split(256)]
+    turned = torch.cat(parts)
+    near, _ = nearest_neighbors(turned, 2, torch.from_numpy(result.embeddings))
+    itself = torch.arange(len(near))
+    first = torch.where(near[:, 0] == itself, near[:, 1], near[:, 0])
+    return (test.labels[first] == test.labels).double().mean().item()

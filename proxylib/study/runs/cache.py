@@ -1,0 +1,145 @@
+"""Runs found again on disk, and sweeps of many in parallel."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import joblib
+import numpy as np
+import pandas as pd
+import sklearn
+import torch
+from tqdm import tqdm
+
+from proxylib.datasets.caching import cached, is_cached
+from proxylib.datasets.code import code_of
+from proxylib.study.methods import METHODS
+from proxylib.study.runs import pretraining
+from proxylib.study.runs.config import RunConfig
+from proxylib.study.runs.execution import Machine, RunResult, execute
+
+DASK = "PROXYLIB_DASK"
+
+
+def run(config: RunConfig) -> RunResult:
+    """Load the cached result of an identical run, else train.
+
+    Identical are runs with the same configuration, the same images, the same code as far as
+    this run's method reaches, and the same versions of torch, numpy and scikit-learn.
+    """
+    return cached(_run, *_arguments(config))
+
+
+def sweep(
+    configs: Iterable[RunConfig],
+    jobs: int = -1,
+    progress: bool = True,
+    keep_diverged: bool = False,
+) -> list[RunResult | FloatingPointError]:
+    """The results of many runs, in the order given; finished ones come from the cache.
+
+    Every run uses one thread, so a result does not depend on how many run beside it. A run that
+    fails stops the sweep; the finished ones stay in the cache.
+
+    Args:
+        jobs: runs at once; −1 = one per core. On a cluster (the environment variable
+            `PROXYLIB_DASK` holds its scheduler's address) −1 = all its workers; they need this
+            package, the data and, to share finished runs, the same `PROXYLIB_HOME`.
+        progress: show a bar with an estimate of the time left.
+        keep_diverged: go on past a run whose loss is no longer finite; its place in the list
+            holds the error.
+    """
+    arguments = [_arguments(config) for config in configs]
+    results: list[RunResult | FloatingPointError | None] = [None] * len(arguments)
+    todo = []
+    with tqdm(total=len(arguments), disable=not progress, unit="run", desc="runs") as bar:
+        for i, args in enumerate(arguments):
+            if is_cached(_run, *args):
+                results[i] = cached(_run, *args)
+                bar.update()
+            else:
+                todo.append(i)
+        if any(Machine.default(arguments[i][0]).device == "cuda" for i in todo):
+            jobs = 1  # a run fills the GPU
+        with _backend():
+            parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+            for i, result in parallel(joblib.delayed(_numbered)(i, *arguments[i]) for i in todo):
+                if isinstance(result, FloatingPointError) and not keep_diverged:
+                    raise result
+                results[i] = result
+                bar.update()
+    return results
+
+
+@contextmanager
+def _backend() -> Iterator[None]:
+    """joblib's own processes, or those of the cluster whose scheduler `DASK` names."""
+    if not (address := os.environ.get(DASK)):
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(
+            f"{DASK}={address}: needs dask's package `distributed`: pip install 'proxylib[dask]'"
+        ) from error
+    with (
+        Client(address, timeout="10s", set_as_default=False) as client,
+        joblib.parallel_config(backend="dask", client=client),
+    ):
+        yield
+
+
+def history(results: Iterable[RunResult], **columns: Iterable) -> pd.DataFrame:
+    """All histories as one tidy table, with the seed and further columns (one value a run)."""
+    results = list(results)
+    columns = {name: list(values) for name, values in columns.items()}
+    tables = [
+        result.history.assign(
+            seed=result.config.seed, **{name: values[i] for name, values in columns.items()}
+        )
+        for i, result in enumerate(results)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Hash of what, beside the configuration, decides a run's result: data, code, versions."""
+    method = METHODS[config.method]
+    # What the registry says and the configuration does not.
+    fixed = {"normalize": method.normalize, **getattr(method.objective, "keywords", {})}
+    parts = [code_of(execute, *method.code()), *(f"{k}={v}" for k, v in fixed.items())]
+    parts += [part.fingerprint() for part in config.data()]
+    parts += [torch.__version__, np.__version__, sklearn.__version__]
+    if config.backbone != "convnet":
+        parts.append(version("torchvision"))
+    elif config.init == "pretrained":
+        parts.append(pretraining.key(config.data()[0].images.shape[2]))
+    parts += [d for d in [Machine.default(config).device] if d != "cpu"]
+    return " ".join(parts)
+
+
+def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
+    return config, fingerprint(config)
+
+
+def _numbered(i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
+    try:
+        return i, cached(_run, *args)
+    except FloatingPointError as error:
+        return i, error
+
+
+def _run(config: RunConfig, key: str) -> RunResult:
+    """The key only names the result in the cache, but it must be true of this process too.
+
+    Raises:
+        RuntimeError: this process has loaded other code, data or versions than its caller.
+    """
+    if (here := fingerprint(config)) != key:
+        raise RuntimeError(
+            f"the run's fingerprint is {here} in this process and {key} in the one that asked for "
+            "it: code, data or versions have changed in between; restart the kernel"
+        )
+    return execute(config)

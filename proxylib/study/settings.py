@@ -1,0 +1,219 @@
+"""From names to a run: registry, recipe, tuned presets and budget meet in `resolve`."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+
+import yaml
+
+from proxylib.datasets.paths import PROJECT
+from proxylib.study import paths
+from proxylib.study.methods import METHODS
+from proxylib.study.runs.config import RunConfig
+
+BATCH = 32  # samples in a unit of the budget
+STARTS = ("random", "pretrained")
+RATES = ("lr", "proxy_lr")
+SHARED = ("batch_size", *RATES, "augment", "batch_norm")  # settings that every method has
+Presets = Mapping[str, Mapping[str, Mapping[str, object]]]  # start → method → settings
+
+PHOTOS = ("cub200", "cars196", "sop")
+# How a network is trained: fields of `RunConfig` and options. Photographs come in 256×256 pixels;
+# the crops are what the network sees. The learning rates are ours and were not tuned.
+RECIPES: dict[str, dict[str, object]] = {
+    "study": {},  # the study's own small network
+    "patent": {  # paper section 5: GoogLeNet with batch norm, from ILSVRC, and RMSprop
+        "backbone": "googlenet",
+        "init": "pretrained",
+        "crop": 227,
+        "optimizer": "RMSprop",
+        "lr": 1e-4,
+        "proxy_lr": 1e-2,
+        "augment": False,
+    },
+    "today": {  # what would be a sensible start now
+        "backbone": "resnet50",
+        "init": "pretrained",
+        "freeze_batch_norm": True,
+        "crop": 224,
+        "flip": True,
+        "dim": 512,
+        "batch_size": 128,
+        "optimizer": "AdamW",
+        "lr": 1e-4,
+        "proxy_lr": 1e-2,
+        "weight_decay": 1e-4,
+        "schedule": "cosine",
+        "clip_grad": 10.0,
+        "augment": False,
+    },
+}
+
+
+def default_recipe(dataset: str) -> str:
+    """`"patent"` for the patent's own data sets, else `"study"`."""
+    return "patent" if dataset in PHOTOS else "study"
+
+
+def recipe_settings(recipe: str, method: str) -> dict[str, object]:
+    """What a recipe sets for a method; with `"patent"` tuple methods take 64 classes × 2 points.
+
+    Raises:
+        ValueError: an unknown recipe.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe={recipe!r}: expected one of {', '.join(RECIPES)}")
+    settings = dict(RECIPES[recipe])
+    if recipe == "patent" and not METHODS[method].has_proxies:
+        settings["batch_size"] = 128
+        settings |= {"per_class": 2} if "per_class" in METHODS[method].options else {}
+    return settings
+
+
+def image_size(recipe: str, dataset: str) -> dict[str, object]:
+    """Option of a data set for images as large as the recipe's network takes: 32 or 256 pixels."""
+    size = 32 if recipe == "study" else 256
+    return {} if size == (256 if dataset in PHOTOS else 32) else {"size": size}
+
+
+def resolve(
+    method: str,
+    *,
+    dataset: str = "kanji",
+    data_root: str = "",
+    data_options: Mapping[str, object] | tuple = (),
+    recipe: str = "",
+    start: str = "random",
+    presets: Presets | None = None,
+    budget: int | None = None,
+    **changes: object,
+) -> RunConfig:
+    """The run of a method, from names.
+
+    The later wins: the registry's entry, the recipe, the presets, `changes`. A learning rate is
+    meant for the batch size that stands beside it. Where only the batch size changes, or the data
+    has too few images for it, both rates are multiplied by √(new size / old size).
+
+    Args:
+        method: a name in `METHODS`.
+        dataset, data_root, data_options: see `RunConfig`.
+        recipe: a name in `RECIPES`; empty = `default_recipe(dataset)`.
+        start: `"random"` or `"pretrained"`; recipes but `"study"` have one start of their own.
+        presets: from `read_presets`; None = nothing tuned.
+        budget: samples to train on, in units of 32, with some 20 evaluations in between; None =
+            `steps` counts.
+        changes: fields of `RunConfig` or options of the method.
+
+    Raises:
+        ValueError, TypeError: an unknown name or value, see `RunConfig`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+    entry, recipe = METHODS[method], recipe or default_recipe(dataset)
+    settings = {name: getattr(entry, name) for name in SHARED} | recipe_settings(recipe, method)
+    settings |= (presets or {}).get(start, {}).get(method, {})
+    settings.setdefault("init", start)
+    if "batch_size" in changes:
+        settings = at_batch(settings, changes["batch_size"])
+    settings |= changes
+    names = {field.name for field in fields(RunConfig)}
+    config = RunConfig(
+        method=method,
+        dataset=dataset,
+        data_root=data_root,
+        data_options=image_size(recipe, dataset) | dict(data_options),
+        options={name: value for name, value in settings.items() if name not in names},
+        **{name: value for name, value in settings.items() if name in names},
+    )
+    fitting = at_batch(settings, _fitting_batch(config))
+    fitted = {name: fitting[name] for name in ("batch_size", *RATES)}
+    if budget is not None:
+        fitted["steps"] = steps = max(1, round(budget * BATCH / fitting["batch_size"]))
+        if "eval_every" not in changes:  # fewer in a short run, for evaluations cost time too
+            fitted["eval_every"] = max(1, steps // max(1, min(20, budget // 50)))
+    return replace(config, **fitted)
+
+
+def at_batch(settings: Mapping[str, object], batch_size: int) -> dict[str, object]:
+    """The settings with another batch size, and learning rates that suit it."""
+    scale = (batch_size / settings["batch_size"]) ** 0.5
+    return {**settings, "batch_size": batch_size} | {n: settings[n] * scale for n in RATES}
+
+
+def _fitting_batch(config: RunConfig) -> int:
+    """The largest batch, up to the configured one, that the training classes can fill."""
+    train, _ = config.data()
+    objective, options = METHODS[config.method].objective, dict(config.options)
+    group = options.get("per_class", getattr(objective, "per_class", 1))
+    most = len(train) if group == 1 else train.n_classes * group
+    size = min(config.batch_size, most)
+    return size - size % max(2, group)  # dynamic assignment takes pairs
+
+
+def find_presets(dataset: str, given: str = "", recipe: str = "") -> Path | None:
+    """The file of tuned settings: the one given, else the data set's own, else kanji's.
+
+    None if nothing was tuned for this recipe.
+
+    Raises:
+        FileNotFoundError: the given file does not exist.
+    """
+    if given:
+        if not Path(given).expanduser().is_file():
+            raise FileNotFoundError(
+                f"presets={given!r}: no such file; A1_tuning writes one into its output folder"
+            )
+        return Path(given).expanduser()
+    folders, usual = [], default_recipe(dataset)
+    if (recipe or usual) == usual:  # else it was tuned for another network
+        folders += [paths.figures(dataset, "full"), PROJECT / "figures" / f"{dataset}-full"]
+    if (recipe or usual) == "study":
+        folders.append(PROJECT / "figures" / "kanji-full")
+    files = [folder / "presets.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_presets(path: Path | None) -> Presets:
+    """Tuned settings by start and method; empty, with a notice, if there is no file.
+
+    A method without settings there takes its defaults, with a notice.
+
+    Raises:
+        ValueError: an unknown start or method.
+    """
+    if path is None:
+        warnings.warn("nothing was tuned for this recipe: all settings are defaults", stacklevel=2)
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = content if isinstance(content, dict) else {}
+    unknown = [str(start) for start in found if start not in STARTS]
+    unknown += [
+        str(name) for start in found.values() for name in start or () if name not in METHODS
+    ]
+    if not found or unknown:
+        raise ValueError(
+            f"{path}: expected settings of methods under {' and '.join(STARTS)}, "
+            f"got {', '.join(unknown) or 'neither'}"
+        )
+    presets = {start: found.get(start) or {} for start in STARTS}
+    wanted = {(s, n) for s in STARTS for n, m in METHODS.items() if s in m.starts}
+    if missing := wanted - {(s, n) for s, names in presets.items() for n in names}:
+        untuned = ", ".join(f"{name} ({start})" for start, name in sorted(missing))
+        warnings.warn(f"{path}: not tuned, so with default settings: {untuned}", stacklevel=2)
+    return presets
+
+
+def write_presets(path: Path, chosen: Presets, how: str) -> None:
+    """A file for `read_presets`.
+
+    Args:
+        how: a sentence on how they were chosen; becomes a comment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {
+        start: {name: dict(values) for name, values in names.items()}
+        for start, names in chosen.items()
+    }
+    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
+    path.write_text(f"# {how}\n{text}", encoding="utf-8")

@@ -1,0 +1,111 @@
+"""Choosing settings: for every method the same number of runs, on classes never tested on."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from proxylib.study.methods import METHODS, Axis
+from proxylib.study.runs import sweep
+from proxylib.study.settings import SHARED, Presets, at_batch, recipe_settings, resolve
+
+_BATCH = Axis(("batch_size",), (32, 128), 1)
+_LR = Axis(("lr",), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2))
+_AUGMENT = Axis(("augment",), (False, True), 1)
+_BATCH_NORM = Axis(("batch_norm",), (False, True), 1)
+
+
+def axes(start: str) -> dict[str, tuple[Axis, ...]]:
+    """Method → its axes in the order they are walked; as many tries for each method."""
+    return {
+        name: (_BATCH, method.axes[0], _LR, _AUGMENT, method.axes[1])
+        if start == "random"
+        else (_BATCH_NORM, _LR, _AUGMENT, method.axes[0])
+        for name, method in METHODS.items()
+        if start in method.starts
+    }
+
+
+def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[str, object]]:
+    """Where the walks begin: at the defaults, or at what a random start has chosen.
+
+    Args:
+        start: `"random"` or `"pretrained"`.
+        recipe: a name in `settings.RECIPES`.
+        chosen: for a pre-trained start, what the walks from a random one have chosen.
+    """
+    if start == "random":
+        return {name: _defaults(name, recipe) for name in axes("random")}
+    settings = {name: dict(values) for name, values in chosen["random"].items()}
+    for name in axes("pretrained").keys() - settings.keys():  # begins as the one it varies
+        method = METHODS[name]
+        begin = at_batch(chosen["random"]["proxy_nca"], method.batch_size)
+        own = {n: getattr(method, n) for n in ("proxy_lr", "augment", "batch_norm")}
+        settings[name] = {**begin, **method.defaults, **own}
+    return settings
+
+
+def _defaults(name: str, recipe: str) -> dict[str, object]:
+    """The default of whatever has an axis, as registry and recipe give it."""
+    method = METHODS[name]
+    known = {n: getattr(method, n) for n in SHARED} | method.options
+    known |= recipe_settings(recipe, name)
+    options = sorted({n for axis in method.axes for n in axis.names} & method.options.keys())
+    return {n: known[n] for n in (*SHARED, *options)}
+
+
+def tune(
+    base: Mapping[str, object],
+    starts: Mapping[str, Mapping[str, object]],
+    budget: int,
+    start: str = "random",
+    n_axes: int | None = None,
+    jobs: int = -1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Walk each method's axes, one after the other, keeping a value where it is better.
+
+    All methods walk side by side. The criterion is Recall@1 at the end of the run; a run that
+    diverges counts as 0.
+
+    Args:
+        base: arguments of `resolve` for all runs: data, split, recipe, seed.
+        starts: method → the settings that its walk begins with.
+        budget: of each run, in batches of 32.
+        start: `"random"` or `"pretrained"`, see `axes`.
+        n_axes: walk only so many axes of each method; None = all.
+
+    Returns:
+        One row per run: `method`, `axis` (empty for the start), `settings` (a dict),
+        `recall_at_1`, `diverged`, and `chosen`, true for the best of each method.
+    """
+    walked = axes(start)
+    now = {name: dict(settings) for name, settings in starts.items()}
+    best: dict[str, float] = {}
+    rows, winner = [], {}
+    for stage in range(-1, max(len(walked[name][:n_axes]) for name in now)):
+        trials = []
+        for name, settings in now.items():
+            if stage < 0:
+                trials.append((name, "", settings))
+                continue
+            axis = walked[name][stage]
+            for new in axis.alternatives(settings):
+                if axis is _BATCH:
+                    new = at_batch(settings, new["batch_size"])
+                trials.append((name, axis.names[0], new))
+        configs = [
+            resolve(
+                name, **base, start=start, presets={start: {name: new}}, budget=budget, eval_every=0
+            )
+            for name, _, new in trials
+        ]
+        results = sweep(configs, jobs, progress, keep_diverged=True)
+        for (name, axis, new), result in zip(trials, results, strict=True):
+            diverged = isinstance(result, FloatingPointError)
+            recall = 0.0 if diverged else result.metrics["recall_at_1"]
+            if recall > best.get(name, -1.0):
+                best[name], now[name], winner[name] = recall, new, len(rows)
+            rows.append((name, axis, new, recall, diverged))
+    columns = ["method", "axis", "settings", "recall_at_1", "diverged"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(chosen=table.index.isin(winner.values()))

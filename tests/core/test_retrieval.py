@@ -1,0 +1,158 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from proxylib import embed, nearest_neighbors, nmi, recall_at_k, retrieval
+from proxylib.study.experiments import raw_pixels
+
+
+def points(n, dim=5, seed=0):
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_neighbors(queries, gallery, k, itself):
+    result = []
+    for i, q in enumerate(queries):
+        d = ((gallery - q) ** 2).sum(1)
+        order = [j for j in np.argsort(d.numpy(), kind="stable") if not (itself and j == i)]
+        result.append(order[:k])
+    return torch.tensor(np.array(result))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_neighbors_equal_the_loop_whatever_the_chunk(chunk):
+    x, y = points(40), points(30, seed=1)
+    index, distance = nearest_neighbors(x, 6, chunk=chunk)
+    assert torch.equal(index, slow_neighbors(x, x, 6, True))
+    torch.testing.assert_close(distance[:, 0], (x - x[index[:, 0]]).norm(dim=1))
+    index, _ = nearest_neighbors(x, 30, gallery=y, chunk=chunk)
+    assert torch.equal(index, slow_neighbors(x, y, 30, False))
+
+
+def test_ties_go_to_the_smaller_index():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):  # integers: distances are exact, and many are equal
+        x = torch.randint(0, 3, (40, 2), generator=generator).float()
+        for k in (1, 3, 8, 39):
+            index, _ = nearest_neighbors(x, k)
+            assert torch.equal(index, slow_neighbors(x, x, k, True))
+
+
+def test_the_query_is_left_out_by_index_so_its_duplicate_counts():
+    x = torch.tensor([[0.0], [0.0], [9.0]])
+    index, distance = nearest_neighbors(x, 1)
+    assert index.flatten().tolist() == [1, 0, 0]
+    assert distance[0, 0] == 0
+
+
+def test_neighbors_refuse_k_out_of_range():
+    with pytest.raises(ValueError, match="k=3: expected 1 … 2"):
+        nearest_neighbors(points(3), 3)
+    with pytest.raises(ValueError, match="k=0: expected 1 … 4"):
+        nearest_neighbors(points(3), 0, gallery=points(4))
+
+
+def test_recall_by_hand():
+    x = torch.tensor([[0.0], [1.0], [1.9], [5.0], [5.5]])
+    labels = torch.tensor([0, 1, 1, 0, 2])
+    # nearest others: 0→1✗, 1→2✓, 2→1✓, 3→4✗, 4→3✗(label 2 is alone)
+    recall = recall_at_k(x, labels, ks=(1, 2, 4, 8))
+    assert recall["recall_at_1"] == pytest.approx(2 / 5)
+    assert recall["recall_at_4"] == recall["recall_at_8"] == pytest.approx(4 / 5)
+
+
+def test_a_collapsed_embedding_scores_no_better_than_chance():
+    labels = torch.arange(20).repeat_interleave(5)
+    assert recall_at_k(torch.ones(100, 4), labels, ks=(1,))["recall_at_1"] <= 1 / 20
+
+
+def test_nmi_of_separate_and_of_mixed_clusters():
+    labels = torch.arange(4).repeat_interleave(10)
+    apart = 100.0 * labels[:, None].float() + 0.01 * points(40, 1)
+    assert nmi(apart, labels) == pytest.approx(1.0)
+    assert nmi(points(40, 3), labels) < 0.5
+    assert nmi(apart, labels, seed=3) == nmi(apart, labels[torch.arange(40)], seed=3)
+
+
+def test_nmi_without_scikit_learn_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(
+        ImportError, match=r"nmi needs scikit-learn: pip install 'proxylib\[study\]'"
+    ):
+        nmi(points(4), torch.tensor([0, 0, 1, 1]))
+
+
+class Doubling(nn.Module):
+    def __init__(self, value=2.0):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(value))
+
+    def forward(self, images):
+        assert not self.training
+        return self.factor * images.flatten(1).float()
+
+
+def some_images():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 255, (10, 1, 2, 2), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embed_keeps_order_mode_and_dtype(training):
+    images = some_images()
+    model = Doubling().train(training)
+    whole = embed(model, images, normalize=False, batch_size=3)
+    assert torch.equal(whole, 2 * images.flatten(1).float())
+    assert model.training == training
+    assert not whole.requires_grad
+    torch.testing.assert_close(embed(model, images).norm(dim=1), torch.ones(10))
+
+
+def test_embed_takes_batches_or_whatever_splits():
+    """A list, a generator, or something that is no tensor and reads its parts itself."""
+    images, sizes = some_images(), []
+
+    class Files:
+        def split(self, size):
+            sizes.append(size)
+            return iter(images.split(size))
+
+    whole = embed(Doubling(), images)
+    parts = [images[:1], images[1:7], images[7:]]
+    assert torch.equal(embed(Doubling(), parts), whole)
+    assert torch.equal(embed(Doubling(), (part for part in parts)), whole)
+    assert torch.equal(embed(Doubling(), Files(), batch_size=4), whole)
+    assert sizes == [4]
+
+
+def test_embed_never_sees_more_than_a_batch():
+    sizes, model = [], Doubling()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    embed(model, some_images(), batch_size=4)
+    assert sizes == [4, 4, 2]
+
+
+def test_raw_pixels_are_shrunk_to_a_side():
+    small = some_images()
+    assert torch.equal(raw_pixels(small), small.flatten(1).float())
+    large = torch.arange(300 * 3 * 4 * 4).view(300, 3, 4, 4).float()  # more than one part
+    blocks = large.view(300, 3, 2, 2, 2, 2).mean((3, 5))  # of 2 × 2 pixels
+    torch.testing.assert_close(raw_pixels(large, side=2), blocks.flatten(1))
+
+
+def test_embed_refuses_a_diverged_model():
+    with pytest.raises(ValueError, match="3 of 3 embeddings are not finite"):
+        embed(Doubling(float("nan")), torch.ones(3, 1, 2, 2))
+
+
+def test_memory_is_bounded_by_the_chunk(monkeypatch):
+    seen = []
+    original = retrieval.pairwise_distance
+    monkeypatch.setattr(
+        retrieval, "pairwise_distance", lambda a, b: seen.append(len(a)) or original(a, b)
+    )
+    nearest_neighbors(points(50), 2, chunk=8)
+    assert max(seen) == 8

@@ -1,0 +1,159 @@
+import json
+import re
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+
+import proxylib
+from proxylib import datasets
+from proxylib.study import notebooks as study
+from proxylib.study import paths
+from proxylib.study.cli import app
+
+PARAMETERS = """\
+dataset: str = "kanji"  # data set
+seeds: list = [0, 1]  # seeds
+steps: int = 3000  # batches
+lr: float = 1.0e-3  # learning rate
+progress: bool = False  # bar
+tier: str = "fast"  # tier
+jobs: int = -1  # jobs
+out: str = ""  # folder
+"""
+
+
+@pytest.fixture
+def books(tmp_path, monkeypatch):
+    """A project with its own two notebooks instead of the study's; the first one fails."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for name, body in (("00_bad", "1 / 0"), ("01_good", "print(steps, seeds, out)")):
+        cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(body)])
+        book.metadata.kernelspec = {"name": "python3", "display_name": "", "language": "python"}
+        nbformat.write(book, folder / f"{name}.ipynb")
+    monkeypatch.setattr(paths, "notebooks", lambda: folder)
+    return folder
+
+
+def call(*words):
+    result = CliRunner().invoke(app, ["study", *map(str, words)])
+    return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def printed(path):
+    book = nbformat.read(path, 4)
+    return book.cells[-1].outputs[0]["text"].split("\n")[0]
+
+
+def test_a_failing_notebook_is_reported_and_the_others_run(books, tmp_path):
+    out = tmp_path / "out"
+    code, text = call("--out", out, "-p", "steps", "7", "-p", "seeds", "3,4", "--no-progress")
+    assert code == 1
+    assert "00_bad FAILED at In [3]: ZeroDivisionError: division by zero" in text
+    assert "[2/2] 01_good done" in text and "1 of 2 failed: 00_bad" in text
+    assert printed(out / "01_good.ipynb") == f"7 [3, 4] {out}"
+
+
+def test_bars_are_for_the_training_runs(books, tmp_path):
+    for option, given in (("--progress", True), ("--no-progress", None)):
+        call("--out", tmp_path, "--only", "01", option)
+        cells = json.loads((tmp_path / "01_good.ipynb").read_text())["metadata"]["papermill"]
+        assert cells["parameters"].get("progress") is given
+
+
+def test_values_are_read_as_the_declared_type(books):
+    chosen = study.notebooks(("01",))
+    values = {"steps": "5", "lr": "1e-3", "progress": "true", "dataset": "3", "seeds": "[1]"}
+    [given] = study.plan(chosen, values).values()
+    assert given == {"steps": 5, "lr": 1e-3, "progress": True, "dataset": "3", "seeds": [1]}
+    [given] = study.plan(chosen, {"lr": 1, "seeds": "7"}).values()
+    assert given == {"lr": 1.0, "seeds": [7]} and type(given["lr"]) is float
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "stepz", "3"], "no notebook has a parameter 'stepz'; did you mean 'steps'?"),
+        (["-p", "stepz", "3"], "valid parameters: dataset, jobs, lr, out, progress, seeds"),
+        (["-p", "steps", "many"], "steps='many': 00_bad expects int, default 3000"),
+        (["-p", "steps", "3.5"], "steps='3.5': 00_bad expects int"),
+        (["-p", "lr", "fast"], "lr='fast': 00_bad expects float"),
+        (["-p", "progress", "1"], "progress='1': 00_bad expects bool"),
+        (["-p", "tier", "full"], "parameter 'tier' has an option of its own: use --tier"),
+        (["--only", "quick"], "no notebook 'quick'; there are: 00_bad, 01_good"),
+        (["--only", "01_goood"], "no notebook '01_goood'; did you mean '01_good'?"),
+        (["--backend", "dask"], "--backend dask and --scheduler ADDRESS belong together"),
+        (["--scheduler", "tcp://a:1"], "--backend dask and --scheduler ADDRESS belong together"),
+        (["--tier", "medium"], "'medium' is not one of 'fast', 'full'"),
+        (["--dataset", "mnist"], "'mnist' is not one of 'kanji', 'omniglot', 'folder'"),
+        (["--dataset", "folder"], "data_root='' is no folder"),
+        (["-f", "nowhere.yaml"], "nowhere.yaml: No such file"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(books, tmp_path, words, message):
+    code, text = call("--out", tmp_path / "out", *words)
+    assert code == 2
+    assert message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_from_a_file_and_the_command_line_wins(books, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("steps: 5\nseeds: [9]\n")
+    call("--out", tmp_path / "out", "--only", "01", "-f", file, "-p", "steps", "6", "--no-progress")
+    assert printed(tmp_path / "out" / "01_good.ipynb").startswith("6 [9]")
+    assert not (tmp_path / "out" / "00_bad.ipynb").exists()
+    file.write_text("- steps\n")
+    assert "expected lines of 'name: value', got list" in call("-f", file)[1]
+    file.write_text("a: b: c\n")
+    assert "not YAML" in call("-f", file)[1]
+
+
+def test_full_tier_is_known_to_the_notebooks():
+    books = study.notebooks()
+    planned = study.plan(books, {}, "full")
+    assert all(len(values["seeds"]) >= 5 for values in planned.values())
+    content = study.read_yaml(study.paths.notebooks() / "params" / "full.yaml")
+    assert content["notebooks"].keys() <= {book.stem for book in books}
+    for book in books:
+        assert study.tier_parameters("full", book.stem).keys() <= study.parameters(book).keys()
+        assert study.tier_parameters("fast", book.stem) == {}
+
+
+def test_a_data_set_can_have_its_own_budgets():
+    books, where = study.notebooks(), paths.notebooks() / "params"
+    names = [file.stem.removeprefix("full-") for file in where.glob("full-*.yaml")]
+    assert "omniglot" in names and set(names) <= set(datasets.NAMES)
+    for name in names:
+        own = study.read_yaml(where / f"full-{name}.yaml")["notebooks"]
+        common = study.plan(books, {"dataset": "kanji"}, "full")
+        planned = study.plan(books, {"dataset": name}, "full")
+        for book in books:
+            takes = {"dataset": name} if "dataset" in common[book] else {}
+            assert planned[book] == common[book] | own.pop(book.stem, {}) | takes
+        assert not own
+
+
+def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
+    out = tmp_path / "out"
+    query = next(larger_tree.rglob("*.png"))
+    code, text = call(
+        "--dataset", "folder", "--out", out, "--no-progress", "--jobs", "1",
+        *("-p", "data_root", larger_tree, "-p", "steps", 8, "-p", "batch_size", 4),
+        *("-p", "seeds", "3", "-p", "query_image", query),
+    )  # fmt: skip
+    assert code == 0, text
+    for book in study.notebooks():
+        metrics = json.loads((out / f"{book.stem}.metrics.json").read_text())
+        assert metrics and all(isinstance(value, float) for value in metrics.values())
+        assert 0 <= metrics.get("recall_at_1", 0) <= 1
+        pictures = {path.stem for path in out.glob(f"{book.stem}-*.png")}
+        assert pictures
+        for name in pictures:
+            assert (out / f"{name}.csv").exists() and (out / f"{name}.json").exists()
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output.endswith(f" {proxylib.__version__}\n")

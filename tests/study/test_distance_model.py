@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from proxylib.retrieval import embed
+from proxylib.study.cli import app
+from proxylib.study.distance_model import load_model
+from proxylib.study.runs import RunConfig
+
+TRAIN = ["train", "--no-progress", "-p", "steps", "2", "-p", "batch_size", "4"]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def trained(home, image_tree, tmp_path):
+    out = tmp_path / "model"
+    code, output = call(*TRAIN, "--dataset", "folder", "--data-root", image_tree, "--out", out)
+    assert code == 0, output
+    return out
+
+
+def test_the_model_comes_back_and_embeds_as_in_the_run(trained, image_tree):
+    model = load_model(trained)
+    _, test = RunConfig(dataset="folder", data_root=str(image_tree)).data()
+    e = model.embed(test.images)
+    assert e.shape == (15, 64)
+    torch.testing.assert_close(e.norm(dim=1), torch.ones(15))
+    torch.testing.assert_close(e, embed(model.network, test.images))
+    d = model.distance(test.images[:2], test.images)
+    torch.testing.assert_close(d, (e[:2, None] - e).square().sum(2), atol=1e-5, rtol=1e-4)
+    card = json.loads((trained / "card.json").read_text())
+    assert card["data"]["training_classes"] == 3 and card["config"]["method"] == "proxy_nca"
+    assert card["metrics"].keys() >= {"recall_at_1", "nmi"} and card["provenance"]["versions"]
+    assert not any("prox" in name for name in model.network.state_dict())
+    checkpoint = torch.load(trained / "checkpoint.pt")  # the proxies are there
+    assert checkpoint["parts"]["objective"]["proxies"].shape == (3, 64)
+
+
+def test_wrong_images_are_refused(trained):
+    model = load_model(trained)
+    with pytest.raises(ValueError, match=r"expected \(B, 1, 32, 32\) uint8, got \(2, 3, 32, 32\)"):
+        model.embed(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"nothing\.png: no such file\n  nor\.png: no such file"):
+        model.read(["nothing.png", "nor.png"])
+
+
+def test_what_is_no_model_is_refused(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        load_model(tmp_path)
+    card = json.loads((trained / "card.json").read_text())
+    card["network"]["dim"] = 3
+    (trained / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"(?s)no model could be made of it.*size mismatch"):
+        load_model(trained)
+
+
+def test_resume_begins_anew_where_no_checkpoint_was_reached(home, image_tree, tmp_path):
+    out = tmp_path / "killed"
+    out.mkdir()
+    (out / "history.csv").write_text("step\n0\n")
+    data = ["--dataset", "folder", "--data-root", image_tree, "--out", out]
+    code, output = call(*TRAIN, *data, "--resume")
+    assert code == 0 and (out / "model.safetensors").exists(), output
+
+
+def test_a_backbone_comes_back_too(home, image_tree, tmp_path):
+    out, settings = tmp_path / "model", ("-p", "backbone", "shufflenet_v2_x0_5", "-p", "crop", "28")
+    settings += ("-p", "lr", "1e-3", "-o", "embedding_norm", "2", "--method", "proxy_triplet")
+    code, output = call(
+        *TRAIN, *settings, "--dataset", "folder", "--data-root", image_tree, "--out", out
+    )
+    assert code == 0, output
+    model = load_model(out)
+    assert model.card["config"]["options"]["embedding_norm"] == 2
+    assert model.embed(torch.zeros(1, 1, 32, 32, dtype=torch.uint8)).shape == (1, 64)
+
+
+def test_search_prints_a_table_and_saves_a_picture(trained, image_tree, tmp_path):
+    query = sorted(image_tree.rglob("*.png"))[7]
+    picture = tmp_path / "found.png"
+    search = ["search", trained, query, "--gallery", image_tree, "--picture", picture]
+    code, output = call(*search, "-k", 4)
+    assert code == 0, output
+    lines = output.splitlines()
+    assert lines[0].split() == ["rank", "distance", "file"]
+    assert lines[1].split() == ["1", "0.000", str(query.relative_to(image_tree))]
+    assert len(lines) == 6
+    assert np.asarray(Image.open(picture)).std() > 10
+    code, output = call(*search, "-k", 31)
+    assert code == 1 and "k=31: expected 1 … 30" in output
+    code, output = call("search", trained, "no.png", "--gallery", image_tree)
+    assert code == 1 and "no.png: no such file" in output
+    code, output = call("search", trained, query, "--gallery", trained)
+    assert code == 1 and "no images" in output
+    code, output = call("search", tmp_path, query, "--gallery", image_tree)
+    assert code == 1 and "no model.safetensors" in output
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(trained, image_tree):
+    arguments = [*TRAIN, "--dataset", "folder", "--data-root", image_tree, "--out", trained]
+    before = (trained / "model.safetensors").read_bytes()
+    code, output = call(*arguments)
+    assert code == 2 and "holds a run (checkpoint.pt, model.safetensors): --resume" in output
+    code, output = call(*arguments, "--resume")
+    assert code == 0 and (trained / "model.safetensors").read_bytes() == before
+    code, output = call(*arguments, "--resume", "-p", "lr", "0.5")
+    assert code == 1 and "of another run: lr 0.001, now 0.5" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "stepz", "3"], "no setting 'stepz'; there are split, init, seed, steps"),
+        (["-p", "method", "nca"], "no setting 'method'"),
+        (["-p", "steps", "many"], "steps='many': expected <class 'int'>"),
+        (["-o", "rati", "1"], "proxy_nca has no option rati"),
+        (["--dataset", "folder", "--data-root", "/nowhere"], "is no folder"),
+        (["--recipe", "best"], "'best' is not one of"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(home, tmp_path, arguments, message):
+    code, output = call("train", *arguments, "--out", tmp_path / "out")
+    assert code == 2 and message in output
+    assert not (tmp_path / "out").exists()

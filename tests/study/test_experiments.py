@@ -1,0 +1,155 @@
+"""The study's experiments: which runs answer which question."""
+
+import dataclasses
+import math
+import warnings
+
+import pytest
+import torch
+
+from proxylib.datasets import Dataset
+from proxylib.study.experiments import NORMS, PATENT_RULE, Study
+from proxylib.study.methods import BENCHMARK, METHODS
+from proxylib.study.runs import RunConfig, run
+from proxylib.study.settings import find_presets, read_presets, write_presets
+
+SMALL = {"dataset": "folder", "steps": 8, "seeds": (0,)}
+
+
+def kanji(**changes):
+    return Study(**{"dataset": "kanji", "steps": 9, "seeds": (1, 2)} | changes)
+
+
+def test_the_committed_presets_make_runs():
+    study = kanji()
+    assert study.recipe == "study" and study.presets_file == find_presets("kanji")
+    assert study.settings == read_presets(study.presets_file)
+    for start, methods in study.settings.items():
+        for name, values in methods.items():
+            found = study.runs(name, start)
+            assert [run.seed for run in found] == [1, 2]
+            assert {(run.method, run.init) for run in found} == {(name, start)}
+            assert {run.lr for run in found} == {values["lr"]}
+    assert study.runs("lifted", dim=8)[0].dim == 8
+
+
+@pytest.mark.parametrize("start", ["random", "pretrained"])
+def test_the_benchmark_is_every_method_but_dynamic_with_as_many_samples(start):
+    runs = kanji(steps=120).benchmark(start)
+    assert [run.method for run in runs] == [name for name in BENCHMARK for _ in (1, 2)]
+    assert {run.init for run in runs} == {start}
+    assert {run.steps * run.batch_size for run in runs} == {120 * 32}
+    assert len({run.batch_size for run in runs}) == 2  # some were tuned to larger batches
+
+
+def test_experiments_on_the_number_of_proxies():
+    study = kanji()
+    assert study.static([1]) == study.runs("proxy_nca")
+    assert [dict(run.options)["ratio"] for run in study.static([0.5, 2])] == [0.5, 0.5, 2.0, 2.0]
+    dynamic = study.dynamic([0.5, 2])
+    assert [dict(run.options)["ratio"] for run in dynamic] == [0.5, 0.5, 2.0, 2.0]
+    for found in dynamic:
+        options = dict(found.options)
+        assert (options["assignment"], options["n_triplets"]) == ("dynamic", 64_000)
+        assert found.init == "pretrained" and found.batch_norm and options["restart_dead"]
+    for found in study.dynamic([1], **PATENT_RULE):
+        assert not found.batch_norm and not dict(found.options)["restart_dead"]
+        assert dict(found.options)["assignment"] == "dynamic"
+
+
+def test_bounds_are_of_the_registry_and_recorded():
+    study = kanji(steps=80)
+    found = study.bounds()
+    assert found.keys() == NORMS.keys() == {"fixed", "free"}
+    for norms, runs in found.items():
+        expected = RunConfig(steps=80, eval_every=10, record_bounds=True)
+        norm = 3.0 if norms == "fixed" else None
+        assert dict(expected.options)["proxy_norm"] == 3.0
+        for config, seed in zip(runs, (1, 2), strict=True):
+            options = dict(config.options)
+            assert options["proxy_norm"] == options["embedding_norm"] == norm
+            plain = dataclasses.replace(config, options=(), seed=0)
+            assert plain == expected and config.seed == seed
+    assert study.settings["random"]["proxy_nca"]["proxy_norm"] == 4.0  # tuned, but not taken
+
+
+def test_a_study_says_at_once_what_is_unknown(home, image_tree):
+    with pytest.raises(ValueError, match="recipe='best': expected one of study, patent, today"):
+        kanji(recipe="best")
+    with pytest.raises(ValueError, match="unknown dataset 'mnist'"):
+        kanji(dataset="mnist")
+    with pytest.raises(FileNotFoundError, match="data_root='' is no folder"):
+        kanji(dataset="folder")
+    study = Study(**SMALL, data_root=str(image_tree), presets="nowhere.yaml")
+    with pytest.raises(FileNotFoundError, match=r"presets='nowhere\.yaml': no such file"):
+        study.benchmark()
+    with pytest.raises(ValueError, match="unknown method 'svm'"):
+        kanji().runs("svm")
+
+
+def test_presets_may_be_ones_own(home, tmp_path):
+    shared = {"batch_size": 32, "lr": 0.5, "proxy_lr": 0.25, "augment": False, "batch_norm": True}
+    mine = tmp_path / "mine.yaml"
+    content = {"random": dict.fromkeys(BENCHMARK, shared), "pretrained": {}}
+    write_presets(mine, content, "Mine.")
+    study = kanji(presets=str(mine))
+    with pytest.warns(UserWarning, match=r"default settings: contrastive \(pretrained\), dynamic"):
+        [config, _] = study.runs("npairs")
+    assert (config.lr, config.proxy_lr, config.batch_norm) == (0.5, 0.25, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        [config, _] = study.runs("dynamic", "pretrained")
+    assert (config.lr, config.proxy_lr) == (METHODS["dynamic"].lr, METHODS["dynamic"].proxy_lr)
+
+
+def test_data_options_reach_every_run():
+    study = kanji(data_options=(("n_classes", 20), ("n_images", 4)))
+    expected = (("n_classes", 20), ("n_images", 4))
+    groups = [study.benchmark(), study.static([1]), study.dynamic([1]), *study.bounds().values()]
+    assert {run.data_options for runs in groups for run in runs} == {expected}
+
+
+@pytest.mark.filterwarnings("ignore:.*not tuned")
+def test_a_small_data_set_gets_smaller_batches(home, image_tree):
+    """Three training classes of five images: every method still runs."""
+    study = Study(dataset="folder", data_root=str(image_tree), steps=2, seeds=(0,))
+    sizes = {name: study.runs(name, batch_size=128)[0].batch_size for name in BENCHMARK}
+    assert sizes["proxy_nca"] == 14 and sizes["npairs"] == 6 and sizes["semihard"] == 12
+    for config in study.benchmark():
+        assert run(config).history["loss"].notna().sum() > 0
+    bounds = study.bounds()["fixed"][0]
+    assert bounds.batch_size == 14 and bounds.lr == pytest.approx(1e-3 * math.sqrt(14 / 32))
+
+
+def test_a_recipe_brings_its_network_and_settings_that_fit(home, larger_tree):
+    study = Study(**SMALL, data_root=str(larger_tree), recipe="patent")
+    assert study.presets_file is None
+    with pytest.warns(UserWarning, match="nothing was tuned for this recipe"):
+        [semihard] = study.runs("semihard")
+    [dynamic] = study.dynamic([0.5])
+    for config in (semihard, dynamic):
+        assert (config.backbone, config.init, config.crop) == ("googlenet", "pretrained", 227)
+        assert dict(config.data_options) == {"size": 256} and not config.augment
+    assert semihard.batch_size == 12 and dict(semihard.options)["per_class"] == 2  # six classes
+    assert dynamic.batch_norm and dict(dynamic.options)["assignment"] == "dynamic"
+
+
+def test_photographs_are_trained_on_as_in_the_patent(monkeypatch):
+    labels = torch.arange(100).repeat_interleave(4)
+    data = Dataset("photos", torch.zeros(400, 1, 1, 1), labels, tuple(map(str, range(100))))
+    monkeypatch.setattr(RunConfig, "data", lambda config: (data, data))
+    for name in ("cub200", "cars196", "sop"):
+        study = kanji(dataset=name)
+        assert study.recipe == "patent" and study.config().data_options == ()
+        assert study.config("nca").batch_size == 128 and study.config().batch_size == 32
+        small = kanji(dataset=name, recipe="study")
+        assert dict(small.config().data_options) == {"size": 32}
+        assert small.config().backbone == "convnet"
+        assert small.presets_file == find_presets("kanji") and study.presets_file is None
+
+
+def test_a_study_can_be_varied_but_not_changed():
+    study = kanji()
+    assert dataclasses.replace(study, seeds=(7,)).runs("nca")[0].seed == 7
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        study.steps = 3

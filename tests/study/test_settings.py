@@ -1,0 +1,334 @@
+"""From names to a run: what wins over what, learning rates and batches, files of presets."""
+
+import math
+import warnings
+
+import pytest
+import torch
+import yaml
+
+from proxylib.datasets import Dataset
+from proxylib.datasets.paths import PROJECT
+from proxylib.study import paths
+from proxylib.study.methods import METHODS
+from proxylib.study.runs import RunConfig, backbones, run
+from proxylib.study.settings import (
+    RECIPES,
+    SHARED,
+    STARTS,
+    at_batch,
+    default_recipe,
+    find_presets,
+    image_size,
+    read_presets,
+    recipe_settings,
+    resolve,
+    write_presets,
+)
+
+KANJI_FULL = PROJECT / "figures" / "kanji-full" / "presets.yaml"
+
+
+def presets(start="random", **methods):
+    """Settings of some methods: all that every method has, and what is given."""
+    shared = {name: getattr(METHODS["proxy_nca"], name) for name in SHARED}
+    return {start: {name: shared | values for name, values in methods.items()}}
+
+
+def complete():
+    """A file's content in which no method is missing."""
+    starts = {start: [n for n, m in METHODS.items() if start in m.starts] for start in STARTS}
+    return {
+        start: {name: {field: getattr(METHODS[name], field) for field in SHARED} for name in names}
+        for start, names in starts.items()
+    }
+
+
+@pytest.fixture
+def plenty(monkeypatch):
+    """Data that fills any batch, instead of drawing kanji in 256×256 pixels."""
+    labels = torch.arange(100).repeat_interleave(4)
+    data = Dataset("plenty", torch.zeros(400, 1, 1, 1), labels, tuple(map(str, range(100))))
+    monkeypatch.setattr(RunConfig, "data", lambda config: (data, data))
+
+
+# a learning rate belongs to the batch size beside it
+
+
+def test_at_batch_brings_both_rates_along():
+    settings = {"batch_size": 32, "lr": 1e-3, "proxy_lr": 0.1, "augment": True, "margin": 2.0}
+    large = at_batch(settings, 128)
+    assert large == settings | {"batch_size": 128, "lr": 2e-3, "proxy_lr": 0.2}
+    assert at_batch(large, 32) == settings and at_batch(settings, 32) == settings
+    small = at_batch(settings, 18)
+    assert (small["lr"], small["proxy_lr"]) == pytest.approx((0.75e-3, 0.075))
+    assert settings["batch_size"] == 32
+
+
+def test_the_registry_is_what_a_name_means():
+    for method in METHODS:
+        assert resolve(method) == RunConfig(method=method), method
+        start = resolve(method, start="pretrained")
+        assert start == RunConfig(method=method, init="pretrained"), method
+
+
+def test_the_later_wins_registry_recipe_presets_changes(plenty):
+    changes = {"lr": 0.4, "ratio": 0.25}
+    tuned = presets(proxy_nca={"lr": 0.3, "ratio": 0.5, "dim": 16})
+    runs = [
+        resolve("proxy_nca"),
+        resolve("proxy_nca", recipe="patent"),
+        resolve("proxy_nca", recipe="patent", presets=tuned),
+        resolve("proxy_nca", recipe="patent", presets=tuned, **changes),
+    ]
+    assert [run.lr for run in runs] == [1e-3, 1e-4, 0.3, 0.4]
+    assert [dict(run.options)["ratio"] for run in runs] == [1.0, 1.0, 0.5, 0.25]
+    assert [run.optimizer for run in runs] == ["Adam", "RMSprop", "RMSprop", "RMSprop"]
+    assert [run.dim for run in runs] == [64, 64, 16, 16]
+    assert [run.init for run in runs] == ["random", "pretrained", "pretrained", "pretrained"]
+
+
+def test_presets_are_those_of_the_start_and_the_method():
+    tuned = presets(nca={"lr": 0.3}) | presets("pretrained", nca={"lr": 0.4})
+    assert resolve("nca", presets=tuned).lr == 0.3
+    assert resolve("nca", presets=tuned, start="pretrained").lr == 0.4
+    assert resolve("lifted", presets=tuned) == resolve("lifted")  # not tuned: its defaults
+    assert resolve("nca", presets={}) == resolve("nca")
+
+
+def test_a_rate_in_a_preset_is_that_of_the_run():
+    tuned = presets(nca={"batch_size": 128, "lr": 0.3, "proxy_lr": 0.7, "per_class": 2})
+    run = resolve("nca", presets=tuned)
+    assert (run.batch_size, run.lr, run.proxy_lr) == (128, 0.3, 0.7)
+    again = resolve("nca", presets=tuned, batch_size=128)
+    assert again == run
+    smaller = resolve("nca", presets=tuned, batch_size=32)
+    assert (smaller.batch_size, smaller.lr, smaller.proxy_lr) == (32, 0.15, 0.35)
+    given = resolve("nca", presets=tuned, batch_size=32, lr=0.9)
+    assert (given.lr, given.proxy_lr) == (0.9, 0.35)
+
+
+def test_changes_are_fields_or_options():
+    run = resolve("nca", seed=4, steps=7, per_class=2, split="validation", dim=8)
+    assert (run.seed, run.steps, run.split, run.dim) == (4, 7, "validation", 8)
+    assert dict(run.options)["per_class"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "error", "message"),
+    [
+        ("svm", {}, ValueError, "unknown method 'svm', expected one of proxy_nca, proxy_triplet"),
+        ("nca", {"stepz": 3}, ValueError, "nca has no option stepz; it has"),
+        ("nca", {"ratio": 3}, ValueError, "nca has no option ratio"),
+        ("nca", {"steps": "3"}, TypeError, "steps='3'"),
+        ("nca", {"recipe": "best"}, ValueError, "recipe='best': expected one of study, patent, t"),
+        ("nca", {"start": "imagenet"}, ValueError, "init='imagenet': expected one of random, pre"),
+        ("nca", {"presets": presets(nca={"l2": 1.0})}, ValueError, "nca has no option l2"),
+        ("nca", {"dataset": "mnist"}, ValueError, "unknown dataset 'mnist'"),
+    ],
+)
+def test_what_is_unknown_is_refused(method, changes, error, message):
+    with pytest.raises(error, match=message):
+        resolve(method, **changes)
+
+
+# the budget
+
+
+@pytest.mark.parametrize("batch_size", [8, 32, 48, 128])
+def test_a_budget_is_the_same_number_of_samples_for_every_batch(batch_size):
+    run = resolve("proxy_nca", batch_size=batch_size, budget=3000)
+    assert run.steps * run.batch_size == 96_000
+    assert resolve("proxy_nca", batch_size=batch_size, steps=77).steps == 77
+
+
+def test_a_budget_is_never_nothing():
+    assert resolve("proxy_nca", batch_size=128, budget=1).steps == 1
+
+
+def test_some_twenty_evaluations_and_fewer_in_a_short_run():
+    for budget, batch_size, evaluations in (
+        (3000, 32, 20),
+        (3000, 128, 20),
+        (1000, 32, 20),
+        (500, 32, 10),
+        (120, 32, 2),
+        (40, 32, 1),
+        (2, 128, 1),
+    ):
+        run = resolve("proxy_nca", batch_size=batch_size, budget=budget)
+        assert run.steps // run.eval_every == evaluations, (budget, batch_size)
+    assert resolve("proxy_nca", budget=3000, eval_every=7).eval_every == 7
+    assert resolve("proxy_nca", budget=3000, eval_every=0).eval_every == 0
+    assert resolve("proxy_nca", steps=3000).eval_every == RunConfig().eval_every
+
+
+# small data sets
+
+
+def test_a_small_data_set_gets_smaller_batches_and_rates(home, image_tree):
+    """Three training classes of five images."""
+    data = {"dataset": "folder", "data_root": str(image_tree)}
+    sizes = {name: resolve(name, **data, batch_size=128).batch_size for name in METHODS}
+    assert sizes == {
+        **{"proxy_nca": 14, "proxy_triplet": 14, "dynamic": 14, "npairs": 6},
+        **dict.fromkeys(("struct_clust", "lifted", "semihard", "nca", "contrastive"), 12),
+    }
+    assert resolve("nca", **data, per_class=5).batch_size == 15
+    assert resolve("nca", **data, per_class=2).batch_size == 6
+    assert resolve("nca", **data, per_class=2, batch_size=5).batch_size == 4
+    run = resolve("proxy_nca", **data)
+    scale = math.sqrt(14 / 32)
+    assert (run.lr, run.proxy_lr) == pytest.approx((1e-3 * scale, 0.1 * scale))
+    tuned = presets(proxy_nca={"batch_size": 128, "lr": 0.4, "proxy_lr": 0.8})
+    run = resolve("proxy_nca", **data, presets=tuned, budget=70)
+    scale = math.sqrt(14 / 128)
+    assert (run.lr, run.proxy_lr) == pytest.approx((0.4 * scale, 0.8 * scale))
+    assert run.steps == 160  # 70 × 32 samples
+    assert resolve("proxy_nca", **data, batch_size=8).batch_size == 8
+
+
+def test_every_method_runs_on_a_small_data_set(home, image_tree):
+    for name in METHODS:
+        changes = {"budget": 2} | ({"n_triplets": 50} if name == "dynamic" else {})
+        config = resolve(name, dataset="folder", data_root=str(image_tree), **changes)
+        assert run(config).history["loss"].notna().sum() > 0, name
+
+
+# recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("method", ["proxy_nca", "dynamic", "semihard", "npairs"])
+def test_recipes_are_runs(plenty, name, method):
+    config = resolve(method, recipe=name)
+    proxies = METHODS[method].has_proxies
+    if name == "study":
+        assert config == RunConfig(method=method) and config.data_options == ()
+    else:
+        assert config.backbone in backbones.names() and config.init == "pretrained"
+        assert dict(config.data_options) == {"size": 256} and not config.augment
+    if name == "patent":
+        assert (config.backbone, config.crop, config.dim) == ("googlenet", 227, 64)
+        assert (config.optimizer, config.lr, config.proxy_lr) == ("RMSprop", 1e-4, 1e-2)
+        assert config.batch_size == (32 if proxies else 128)
+    if name == "today":
+        assert (config.backbone, config.crop, config.dim) == ("resnet50", 224, 512)
+        assert (config.optimizer, config.lr, config.batch_size) == ("AdamW", 1e-4, 128)
+        assert (config.schedule, config.weight_decay, config.clip_grad) == ("cosine", 1e-4, 10.0)
+        assert config.flip and config.freeze_batch_norm
+
+
+def test_tuple_methods_of_the_patent_take_64_classes_of_2():
+    """As the patent's section on implementation has it; proxies need no such batches."""
+    for name, method in METHODS.items():
+        settings = recipe_settings("patent", name)
+        if method.has_proxies:
+            assert "batch_size" not in settings and "per_class" not in settings
+        else:
+            assert settings["batch_size"] == 128
+            assert settings.get("per_class", 2) == 2
+            assert ("per_class" in settings) == ("per_class" in method.options)
+        assert "per_class" not in recipe_settings("today", name)
+    assert "batch_size" not in RECIPES["patent"]  # the table itself is left alone
+
+
+def test_recipes_by_data_set():
+    names = ("kanji", "omniglot", "folder", "cub200", "cars196", "sop")
+    assert [default_recipe(name) for name in names] == ["study"] * 3 + ["patent"] * 3
+    with pytest.raises(ValueError, match="recipe='best': expected one of study, patent, today"):
+        recipe_settings("best", "proxy_nca")
+
+
+def test_images_have_the_size_that_the_network_takes(plenty):
+    """Without an option a data set has its own: 256 pixels for photographs, else 32."""
+    assert image_size("study", "kanji") == image_size("patent", "sop") == {}
+    assert image_size("patent", "kanji") == image_size("today", "folder") == {"size": 256}
+    assert image_size("study", "cub200") == {"size": 32}
+    given = resolve("nca", recipe="patent", data_options={"size": 300, "n_images": 3})
+    assert dict(given.data_options) == {"size": 300, "n_images": 3}
+
+
+# files of presets
+
+
+def test_presets_are_written_and_read(tmp_path):
+    path = tmp_path / "deep" / "presets.yaml"
+    write_presets(path, complete(), "By hand.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_presets(path) == complete()
+    assert path.read_text().startswith("# By hand.\n")
+
+
+def test_the_committed_presets_are_complete():
+    for file in (KANJI_FULL, PROJECT / "figures" / "omniglot-full" / "presets.yaml"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tuned = read_presets(file)
+        for start, methods in tuned.items():
+            assert methods.keys() == {n for n, m in METHODS.items() if start in m.starts}
+            for name, values in methods.items():
+                config = resolve(name, start=start, presets=tuned)
+                got = {field: getattr(config, field) for field in SHARED} | dict(config.options)
+                assert {field: got[field] for field in values} == values
+                assert config.init == start
+
+
+def test_what_is_not_tuned_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="nothing was tuned for this recipe: all settings are def"):
+        assert read_presets(None) == {}
+    path = tmp_path / "presets.yaml"
+    content = complete()
+    del content["random"]["lifted"], content["pretrained"]["dynamic"]
+    path.write_text(yaml.safe_dump(content))
+    expected = r"not tuned, so with default settings: dynamic \(pretrained\), lifted \(random\)$"
+    with pytest.warns(UserWarning, match=expected):
+        assert read_presets(path) == content
+    path.write_text("random: {nca: {lr: 0.5}}\npretrained:\n")
+    with pytest.warns(UserWarning, match=r"contrastive \(pretrained\), dynamic .*lifted \(random"):
+        assert read_presets(path) == {"random": {"nca": {"lr": 0.5}}, "pretrained": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected settings of methods under random and pretrained, got neither"),
+        ("", "got neither"),
+        ("random", "got neither"),
+        ("{}", "got neither"),
+        ("random: {proxy_nca: {}, svm: {}}", "got svm"),
+        ("random: {proxy_nca: {}}\nimagenet: {nca: {}}", "got imagenet"),
+        ("proxy_nca: {lr: 1}", "got proxy_nca, lr"),
+    ],
+)
+def test_bad_presets_are_refused(tmp_path, content, message):
+    path = tmp_path / "presets.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_presets(path)
+
+
+def test_presets_are_looked_for_where_the_tuning_leaves_them(home):
+    assert find_presets("folder") == find_presets("kanji") == KANJI_FULL
+    assert find_presets("omniglot").parent.name == "omniglot-full"
+    mine = paths.figures("folder", "full") / "presets.yaml"
+    assert mine == home / "figures" / "folder-full" / "presets.yaml"
+    write_presets(mine, complete(), "Mine.")
+    assert find_presets("folder") == find_presets("folder", recipe="study") == mine
+    assert find_presets("kanji", str(mine)) == mine
+    with pytest.raises(FileNotFoundError, match=r"presets='x\.yaml': no such file; A1_tuning"):
+        find_presets("folder", "x.yaml")
+
+
+def test_presets_of_another_network_are_not_taken(home):
+    """Kanji's are for the study's own network, and a data set's for its usual recipe."""
+    assert find_presets("cub200") is None
+    assert find_presets("kanji", recipe="today") is None
+    assert find_presets("cub200", recipe="study") == KANJI_FULL
+    mine = paths.figures("cub200", "full") / "presets.yaml"
+    write_presets(mine, complete(), "Mine.")
+    assert find_presets("cub200") == find_presets("cub200", recipe="patent") == mine
+    assert find_presets("cub200", recipe="today") is None
+    assert find_presets("cub200", recipe="study") == KANJI_FULL
+    assert find_presets("kanji", str(mine), recipe="today") == mine
