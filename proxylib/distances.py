@@ -2,12 +2,17 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def rescale(points: Tensor, norm: float | None) -> Tensor:
-    """Points (…, D) brought to Euclidean length `norm`; unchanged if it is None (free norms)."""
-    return points if norm is None else norm * functional.normalize(points, dim=-1)
+    """Points (…, D) brought to Euclidean length `norm`; unchanged if it is None (free norms).
+
+    A zero vector has no direction: it stays zero, with a finite gradient.
+    """
+    if norm is None:
+        return points
+    length = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+    return norm * (points / length.where(length > 0, 1.0))
 
 
 def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
@@ -33,6 +38,19 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
     if a.dtype in (torch.float16, torch.bfloat16):
         a = a.float()
     b = b.to(a.dtype)
+    if len(a) == 1:  # a product with one row is rounded otherwise, and equal points would differ
+        return pairwise_distance(a.expand(2, -1), b, squared)[:1]
     norms = (a * a).sum(1, keepdim=True) + (b * b).sum(1)
     distance = torch.addmm(norms, a, b.T, alpha=-2)
     return distance if squared else distance.clamp_min(1e-12).sqrt()
+
+
+def centred(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets of points (…, D) shifted by the mean of b, if they lie far from the origin.
+
+    No distance changes, but the product of `pairwise_distance` loses digits far from the origin,
+    until the order of the distances is wrong. Near it the points stay as they are, to the bit.
+    """
+    centre = b.mean(0)
+    spread = (b - centre).square().sum(1).mean()
+    return (a - centre, b - centre) if centre.square().sum() > 10 * spread else (a, b)

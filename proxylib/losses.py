@@ -178,6 +178,11 @@ def mean_over_anchors(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
 
 
+def includes_positive(loss: Loss) -> bool:
+    """Whether the positive is in the sum of this NCA loss, so that it must not be there twice."""
+    return getattr(loss, "keywords", {}).get("include_positive", False)
+
+
 def sums_over_negatives(loss: Loss) -> bool:
     """Whether a loss adds its negatives up, so that each of k sampled ones stands for n / k of n.
 

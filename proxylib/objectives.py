@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from proxylib.distances import pairwise_distance, rescale
-from proxylib.losses import Loss, mean_over_anchors, sums_over_negatives
+from proxylib.losses import Loss, includes_positive, mean_over_anchors, sums_over_negatives
 from proxylib.proxies import (
     SHARED,
     UNUSED,
@@ -195,7 +195,7 @@ class ProxyLoss(Objective):
             mask = negative_mask_of_points(self.assignment, negatives, self.n_proxies)
         else:
             mask = negative_mask(self.exclusive, self.labels[anchors])
-        if self.drop_positive:
+        if self.drop_positive or includes_positive(self.loss):  # the latter adds it itself
             mask = mask.scatter(1, positive[:, None], False)
         return positive, mask  # (B,), (B, P)
 
@@ -232,9 +232,13 @@ class ProxyLoss(Objective):
             )
         most = self.n_proxies
         if self.is_static:  # else the number changes, and an anchor takes what there is
-            own = self.exclusive[self.exclusive >= 0].bincount(minlength=1)
-            most = int((self.exclusive != UNUSED).sum() - own.max())
-            most -= self.drop_positive and bool((self.exclusive == SHARED).any())
+            n_labels = int(self.labels.max()) + 1
+            own = self.exclusive[self.exclusive >= 0].bincount(minlength=n_labels)
+            negatives = (self.exclusive != UNUSED).sum() - own  # (C,) of each label
+            if self.drop_positive or includes_positive(self.loss):
+                shares = self.labels[self.exclusive[self.assignment] == SHARED].unique()
+                negatives[shares] -= 1
+            most = int(negatives.min())
         if not 1 <= self.n_negatives <= most:
             raise ValueError(
                 f"n_negatives={self.n_negatives}: expected 1 … {most}, the negative proxies that "

@@ -10,7 +10,7 @@ Static, fractional, several per label, random and nearest are ways of filling th
 import torch
 from torch import Tensor
 
-from proxylib.distances import pairwise_distance
+from proxylib.distances import centred, pairwise_distance
 
 SHARED, UNUSED = -1, -2
 
@@ -129,8 +129,11 @@ def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) ->
     place[torch.randperm(n_labels, generator=generator)] = torch.arange(n_labels)
     if n_proxies < n_labels:  # deal the labels round the proxies
         return (place % n_proxies)[labels]
-    # Deal the proxies round the labels: the first in the order get what does not go round.
-    proxies_of = n_proxies // n_labels + (place < n_proxies % n_labels).long()  # (C,)
+    # Deal the proxies round the labels. What does not go round is for the first in the order that
+    # have a point for one proxy more.
+    each, rest = divmod(n_proxies, n_labels)
+    turn = place.where(count > each, place + n_labels).argsort().argsort()
+    proxies_of = each + (turn < rest).long()  # (C,)
     if (few := count < proxies_of).any():
         raise ValueError(
             f"labels {_some(few)} have {count[few][:10].tolist()} points, fewer than their "
@@ -178,9 +181,8 @@ def assign_nearest(embeddings: Tensor, proxies: Tensor, chunk: int = 1024) -> Te
     for name, rows in (("embeddings", embeddings), ("proxies", proxies)):
         if (bad := ~rows.isfinite().all(1)).any():
             raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {_some(bad)}")
-    return torch.cat(
-        [pairwise_distance(part, proxies).argmin(1) for part in embeddings.split(chunk)]
-    )
+    points, proxies = centred(embeddings, proxies)
+    return torch.cat([pairwise_distance(part, proxies).argmin(1) for part in points.split(chunk)])
 
 
 def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from proxylib.distances import pairwise_distance, rescale
+from proxylib.distances import centred, pairwise_distance, rescale
 
 
 @torch.inference_mode()
@@ -64,7 +64,7 @@ def nearest_neighbors(
         ValueError: k is not between 1 and the number of candidates.
     """
     itself = gallery is None
-    gallery = queries if itself else gallery
+    queries, gallery = centred(queries, queries if itself else gallery)
     n = len(gallery)
     if not 1 <= k <= n - itself:
         raise ValueError(f"k={k}: expected 1 … {n - itself}, the number of candidates")

@@ -74,7 +74,7 @@ def inverse_norms(embedding_norm: float | None, proxy_norm: float | None) -> flo
         ValueError: a norm that is not positive, or α > 1: the bounds are false there.
     """
     norms = [1.0 if n is None else n for n in (embedding_norm, proxy_norm)]
-    if min(norms) <= 0:
+    if not all(0 < norm < math.inf for norm in norms):  # NaN too
         raise ValueError(f"expected positive norms, got N_x={norms[0]}, N_p={norms[1]}")
     alpha = 1 / (norms[0] * norms[1])
     if alpha > 1 + 1e-9:

@@ -135,7 +135,10 @@ def test_which_losses_sum_over_their_negatives():
 
     found = {name: sums_over_negatives(loss) for name, loss in ANCHOR_LOSSES.items()}
     assert found == {"nca": True, "softmax": True, "triplet": False, "contrastive": False}
-    twice = partial(partial(own), mask=None)
+    once = partial(own)
+    once.note = "a partial that carries something is not flattened into the next"
+    twice = partial(once, mask=None)
+    assert isinstance(twice.func, partial)
     assert not sums_over_negatives(twice)
     own.sums_over_negatives = True
     assert sums_over_negatives(twice)

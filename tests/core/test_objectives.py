@@ -283,9 +283,10 @@ def test_equals_pytorch_metric_learning_where_both_are_defined():
 # --- dynamic assignment ---
 
 
-def dynamic_loss(**options):
+def dynamic_loss(vector=None, **options):
     options = {"labels": LABELS, "n_proxies": 8, "loss": nca_loss, **options}
-    return DynamicProxyLoss(assign_random(30, 8, rng()), DIM, rng(), **options)
+    vector = assign_random(30, 8, rng()) if vector is None else vector
+    return DynamicProxyLoss(vector, DIM, rng(), **options)
 
 
 POINTS = torch.randn(30, DIM, generator=rng(5))
@@ -316,6 +317,7 @@ def test_a_dynamic_assignment_may_leave_proxies_unused():
     options = {"labels": LABELS, "n_proxies": 8, "loss": nca_loss}
     objective = DynamicProxyLoss(everything_on_one, DIM, rng(), **options)
     assert objective.metrics()["proxies_in_use"] == 1
+    DynamicProxyLoss(everything_on_one, DIM, rng(), n_negatives=8, **options)  # there may be 8
     with pytest.raises(ValueError, match="7 of 8 proxies are never assigned"):
         ProxyLoss(everything_on_one, DIM, rng(), **options)
 
@@ -333,8 +335,11 @@ def test_reassignment_at_an_interval():
     assert objective.metrics()["proxies_in_use"] == expected
 
 
-def test_the_batch_is_reassigned_before_its_loss_and_the_negatives_follow():
-    objective = dynamic_loss(reassign_every=0)
+@pytest.mark.parametrize("start", ["random", "by_label"])
+def test_the_batch_is_reassigned_before_its_loss_and_the_negatives_follow(start):
+    """By label no proxy is shared at first, and afterwards some are."""
+    norms = {"embedding_norm": 1.0, "proxy_norm": 1.0}  # so that every negative counts
+    objective = dynamic_loss(ASSIGNMENTS[start](), reassign_every=0, **norms)
     before = objective.assignment.clone()
     anchors, positives = next(objective.batches(6, rng()))
     assert torch.equal(anchors, positives.roll(3))  # so every positive is up to date
@@ -376,7 +381,21 @@ def test_dead_proxies_restart_at_training_points():
     unit = torch.nn.functional.normalize
     cosine = unit(objective.proxies.detach()[1:]) @ unit(points).T
     assert cosine.max(1).values.min() > 1 - 1e-6
+    assert cosine.argmax(1).unique().shape == (7,)  # no point twice
+    length = objective.proxies[1:].norm(dim=1)  # that of a random start
+    torch.testing.assert_close(length, torch.full((7,), DIM**0.5))
     assert objective.metrics()["proxies_in_use"] >= 7
+
+
+def test_dead_proxies_with_free_norms_restart_at_the_points_themselves():
+    objective = dynamic_loss(
+        restart_dead=True, reassign_every=1, embedding_norm=None, proxy_norm=None
+    )
+    objective.proxies.data[:] = 100
+    objective.proxies.data[0] = 0
+    objective.before_step(2, lambda: POINTS)
+    assert torch.equal(objective.proxies[0], torch.zeros(DIM))
+    assert all((proxy == POINTS).all(1).any() for proxy in objective.proxies[1:])
 
 
 def test_everything_on_one_proxy_is_a_trivial_optimum_once_the_positive_is_dropped():

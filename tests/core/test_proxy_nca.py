@@ -213,6 +213,8 @@ def call(embeddings=(8, DIM), labels=None):
             lambda: call(labels=torch.zeros(8, 1, dtype=torch.int64)),
             r"labels: expected \(B,\) int64, got \(8, 1\) torch.int64",
         ),
+        (lambda: call(labels=torch.full((8,), 6)), r"labels: expected 0 … 5, got \[6\]"),
+        (lambda: call(labels=torch.full((8,), -1)), r"labels: expected 0 … 5, got \[-1\]"),
         (
             lambda: call(labels=torch.tensor([0, 6, 1, -1, 5, 7, 6, 0])),
             r"labels: expected 0 … 5, got \[-1, 6, 7\]",

@@ -71,6 +71,9 @@ def test_time_to_interpolates():
     assert time_to(run, 0.6, "step") == pytest.approx(27.5)
     assert time_to(run, 0.05) == 0
     assert time_to(run, 0.71) == math.inf
+    target, found = 0.95 * (180 / 220), 171 / 220
+    assert target > found  # by rounding
+    assert time_to(pd.DataFrame({"samples": [0, 100], "recall_at_1": [0.1, found]}), target) == 100
     with pytest.raises(ValueError, match="expected one run"):
         time_to(pd.concat([run, run]), 0.5)
     with pytest.raises(ValueError, match="lacks epochs; it has samples, recall_at_1, step"):

@@ -11,8 +11,8 @@ from proxylib.study.methods import BASELINES, METHODS
 _IN_EACH_SEED = (
     " The ratio is taken in each seed, then averaged. If Proxy-NCA never gets there in one seed or "
     "more, the claim is not reproduced, and such a seed counts with the ratio to Proxy-NCA's whole "
-    "budget, at most 1. Otherwise it is not tested with one seed only, or if a run gets there before "
-    "training."
+    "budget, at most 1. Otherwise one seed alone, or a run that gets there before training, leaves "
+    "it not tested."
 )
 
 

@@ -113,7 +113,7 @@ def _convergence(results: Mapping[str, pd.DataFrame]) -> Shown:
         rows[-1]["samples, Proxy-NCA"] = f"{own.mean():,.0f}"
         rows[-1]["samples, the baseline"] = f"{theirs.mean():,.0f}"
         rows[-1]["the baseline's / Proxy-NCA's"] = ratio.show("", "")
-        how = f"in {there.sum()} of {len(there)} seeds only"
+        how = f"in {there.sum() or 'none'} of {len(there)} seeds"
         if there.all():
             how = f"after {own.mean():,.0f} training samples on average, and that baseline needs "
             how += f"{ratio.mean:.1f} times as many{_doubt(ratio, 1)}"
@@ -124,6 +124,7 @@ def _convergence(results: Mapping[str, pd.DataFrame]) -> Shown:
 
     def draw(ax: plt.Axes, dataset: str) -> None:
         name_at_right(ax, draw_curves(ax, results[dataset], target=targets[dataset]))
+        ax.locator_params(axis="x", nbins=4)
 
     return _panels([*results], 4.6, draw), rows, "; ".join(clauses)
 

@@ -163,8 +163,8 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
             span = ((x - 0.1) / width, (x + step - 0.15) / width)
             ax.axhspan(top + 0.03, top + height - 0.03, *span, color=color, alpha=0.07, lw=0)
             verdict = f"{sign} {cells[name].verdict}"
-            ax.text(x, y, verdict, color=color, weight="bold", va="bottom", fontsize=9)
-            ax.text(x, y, text, va="top", fontsize=9)
+            ax.text(x, y - 0.01, verdict, color=color, weight="bold", va="bottom", fontsize=9)
+            ax.text(x, y + 0.02, text, va="top", fontsize=9)
         top += height
     ax.set(xlim=(0, width), ylim=(top, 0))
     ax.axis("off")
