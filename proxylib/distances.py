@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def rescale(points: Tensor, norm: float | None) -> Tensor:
@@ -26,7 +27,7 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
 
     Returns:
         (B, K), at least float32. Rounding can leave a squared distance of equal points slightly
-        below 0; the unsquared one is cut at 0.
+        below 0; the unsquared one is cut at 1e-6, where its gradient is finite.
 
     Raises:
         ValueError: not two matrices of the same width.
@@ -38,8 +39,9 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
     if a.dtype in (torch.float16, torch.bfloat16):
         a = a.float()
     b = b.to(a.dtype)
-    if len(a) == 1:  # a product with one row is rounded otherwise, and equal points would differ
-        return pairwise_distance(a.expand(2, -1), b, squared)[:1]
+    if (missing := 4 - len(a)) > 0:
+        # Products with fewer rows are rounded otherwise, and equal points would not be ties.
+        return pairwise_distance(functional.pad(a, (0, 0, 0, missing)), b, squared)[: len(a)]
     norms = (a * a).sum(1, keepdim=True) + (b * b).sum(1)
     distance = torch.addmm(norms, a, b.T, alpha=-2)
     return distance if squared else distance.clamp_min(1e-12).sqrt()

@@ -30,8 +30,8 @@ class DynamicProxyLoss(ProxyLoss):
         ValueError: a value out of its range; as in `ProxyLoss`.
 
     Example:
-        >>> start = assign_random(100, 20, torch.Generator())
-        >>> objective = DynamicProxyLoss(start, 64, triplets=triplets)  # doctest: +SKIP
+        >>> start = assign_random(50, 20, torch.Generator())
+        >>> objective = DynamicProxyLoss(start, 64, labels=torch.arange(50) % 25, loss=nca_loss)
     """
 
     is_static = False
@@ -60,6 +60,10 @@ class DynamicProxyLoss(ProxyLoss):
         """Initial assignment (1002, 1004) and re-assignment of all points (1016)."""
         every = self.reassign_every
         if step == 1 or (every and (step - 1) % every == 0):
+            if embed_all is None:
+                raise ValueError(
+                    "dynamic assignment embeds all training points: give `train` an `embed_all`"
+                )
             self.reassign(embed_all())
 
     @torch.no_grad()

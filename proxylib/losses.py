@@ -180,7 +180,11 @@ def mean_over_anchors(losses: Tensor, mask: Tensor) -> Tensor:
 
 def includes_positive(loss: Loss) -> bool:
     """Whether the positive is in the sum of this NCA loss, so that it must not be there twice."""
-    return getattr(loss, "keywords", {}).get("include_positive", False)
+    while isinstance(loss, functools.partial):
+        if "include_positive" in loss.keywords:
+            return loss.keywords["include_positive"]
+        loss = loss.func
+    return False
 
 
 def sums_over_negatives(loss: Loss) -> bool:

@@ -77,7 +77,8 @@ class ProxyLoss(Objective):
         labels: (N,) int64 labels of the training points; or
         triplets: (T, 2 + K) int64 rows x, y, Z of training points, and no label at all.
         n_proxies: P; default: as many as `assignment` names.
-        loss: of distances, one of losses.py with its settings fixed by `functools.partial`.
+        loss: of distances, one of losses.py with its settings fixed by `functools.partial`; None
+            only where `score` is overridden.
         embedding_norm, proxy_norm: lengths N_x and N_p to which embeddings and proxies are
             rescaled before distances are taken; None leaves them free, as the patent trained.
             N_x·N_p acts as an inverse temperature and decides the result.
@@ -110,7 +111,7 @@ class ProxyLoss(Objective):
         triplets: Tensor | None = None,
         n_proxies: int | None = None,
         *,
-        loss: Loss,
+        loss: Loss | None = None,
         embedding_norm: float | None = NORM,
         proxy_norm: float | None = NORM,
         squared: bool = True,
@@ -120,6 +121,8 @@ class ProxyLoss(Objective):
         super().__init__(labels)
         if (labels is None) == (triplets is None):
             raise ValueError("expected either labels or triplets, got both or neither")
+        if loss is not None and not callable(loss):
+            raise TypeError(f"loss={loss!r}: expected a function of distances, as losses.nca_loss")
         self.n_proxies = int(assignment.max()) + 1 if n_proxies is None else n_proxies
         check_assignment(assignment, self.n_proxies, labels, all_used=self.is_static)
         self.loss, self.squared, self.drop_positive = loss, squared, drop_positive
@@ -201,6 +204,8 @@ class ProxyLoss(Objective):
 
     def score(self, distances: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
         """Scalar loss of what `compare` returns: Eq. 4 (or another) per anchor, then the mean."""
+        if self.loss is None:
+            raise TypeError("no loss: expected a function of distances, as loss=losses.nca_loss")
         d_pos = distances.gather(1, positive[:, None]).squeeze(1)  # (B,)
         d_neg = distances
         if (k := self.n_negatives) is not None:
@@ -209,7 +214,7 @@ class ProxyLoss(Objective):
             d_neg = distances.gather(1, chosen)
             if sums_over_negatives(self.loss):  # each one drawn stands for available / drawn
                 drawn = mask.sum(1, keepdim=True)
-                d_neg = d_neg - (available.clamp_min(1) / drawn.clamp_min(1)).log()
+                d_neg = d_neg - (available.clamp_min(1).to(d_neg) / drawn.clamp_min(1)).log()
         return mean_over_anchors(self.loss(d_pos, d_neg, mask), mask)
 
     def metrics(self) -> dict[str, float]:

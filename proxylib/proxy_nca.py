@@ -53,7 +53,7 @@ class ProxyNCA(ProxyLoss):
             ValueError: tensors of other shapes or types, or an unknown label.
         """
         n, dim = self.proxies.shape
-        if embeddings.ndim != 2 or embeddings.shape[1] != dim or len(embeddings) != len(labels):
+        if embeddings.shape != (*labels.shape, dim):
             raise ValueError(
                 f"expected embeddings (B, {dim}) and labels (B,), got {tuple(embeddings.shape)} "
                 f"and {tuple(labels.shape)}"

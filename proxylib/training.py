@@ -1,8 +1,9 @@
 """Algorithm 1, methods 900 and 1000: train the distance model and the proxies jointly."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,9 @@ def train(
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     *,
-    embed_all: Callable[[], Tensor] | None = None,
+    steps: int | None = None,
     first: int = 1,
+    embed_all: Callable[[], Tensor] | None = None,
     forward: Callable[..., tuple[Tensor, Tensor]] | None = None,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Iterator[Step]:
@@ -49,9 +51,11 @@ def train(
         optimizer: over the parameters of both.
         batches: pairs of a batch of `objective.batches`, on the model's device, and the images
             (B, C, H, W) of the points in its first entry.
+        steps: how many to make; None = as many as there are batches, if these have a length,
+            else without end.
+        first: number of the first step.
         embed_all: gives the embeddings (N, D) of all training points, in order; needed by
             dynamic assignment only.
-        first: number of the first step.
         forward: (images, *batch) → loss and embeddings, in place of model and objective called
             one after the other, e.g. both wrapped for several processes.
         scaler: of the gradient, for training in float16.
@@ -63,13 +67,14 @@ def train(
         FloatingPointError: the loss is no longer finite; names the step and the points.
 
     Example:
-        >>> steps = train(model, objective, optimizer, batches)  # doctest: +SKIP
-        >>> losses = [step.loss.item() for step in itertools.islice(steps, 500)]  # doctest: +SKIP
+        >>> trained = train(model, objective, optimizer, batches, steps=500)  # doctest: +SKIP
+        >>> losses = [step.loss.item() for step in trained]  # doctest: +SKIP
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
-    batches, step = iter(batches), first
+    steps = len(batches) if steps is None and isinstance(batches, Sized) else steps
+    batches = iter(batches)
     model.train()
-    while True:
+    for step in count(first) if steps is None else range(first, first + steps):
         began = time.perf_counter()
         objective.before_step(step, embed_all)  # 902, 904; 1002, 1004, 1016
         if (drawn := next(batches, None)) is None:  # 906
@@ -92,4 +97,3 @@ def train(
         scaler.step(optimizer)  # 914
         scaler.update()
         yield Step(step, loss.detach(), time.perf_counter() - began)
-        step += 1

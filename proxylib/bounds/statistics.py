@@ -78,8 +78,10 @@ def bound_statistics(
             max_anchors < 1, shapes that don't match, or vectors without direction.
 
     Example:
-        >>> row = bound_statistics(embed(model, images), labels, objective.proxies, assignment)
-        >>> row["epsilon"], row["triplet_slack_corrected"]
+        >>> points, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
+        >>> row = bound_statistics(points, labels, proxies=torch.eye(4)[[0, 2]], assignment=labels)
+        >>> round(row["epsilon"], 6), row["nca_violations_corrected"]
+        (2.0, 0.0)
     """
     check_margin(margin)
     alpha = inverse_norms(embedding_norm, proxy_norm)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 DATA = "proxylib.datasets"
-# Not followed: a run's configuration carries what it takes from the registry.
-CARRIED = {("proxylib.study.methods", "METHODS")}
+# Not followed: a run's configuration carries what it takes from the registry, and has been checked.
+CARRIED = {("proxylib.study.methods", "METHODS"), ("proxylib.study.methods", "LOWEST")}
 
 
 def _read_sources() -> dict[str, str]:

@@ -169,7 +169,7 @@ class ImageFiles:
         Raises:
             FileNotFoundError: a file that is no longer there.
         """
-        reader = f"{code_of(read_file)} {PIL.__version__}"
+        reader = f"{code_of((__name__, 'read_file'))} {PIL.__version__}"
         digest = hashlib.sha256(f"{reader} {self.size}".encode())
         names = [os.path.abspath(file) for file in self.files]
         root = os.path.commonpath({os.path.dirname(name) for name in names} or {"."})

@@ -5,9 +5,11 @@ objective and of its loss; names, looks and tuning axes stand in the entry and n
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -86,20 +88,26 @@ class Method:
     @cached_property
     def options(self) -> dict[str, object]:
         """Every option with its default; the docstrings of objective and loss explain them."""
-        return {**_keywords(self.objective), **_keywords(self.loss), **self.defaults}
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    @cached_property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Every option with its type, too."""
+        found = _keywords(self.objective) | _keywords(self.loss)
+        return found | {n: found[n].replace(default=v) for n, v in self.defaults.items()}
 
     def code(self) -> list[Callable]:
         """The definitions that make this method what it is, for the cache's fingerprint."""
         return [getattr(self.objective, "func", self.objective), *filter(None, [self.loss])]
 
 
-def _keywords(function: Callable | None) -> dict[str, object]:
-    """Keyword-only parameters with their defaults, but for the loss and what a partial fixes."""
+def _keywords(function: Callable | None) -> dict[str, inspect.Parameter]:
+    """Keyword-only parameters, but for the loss and what a partial fixes."""
     if function is None:
         return {}
     fixed = {"loss", *getattr(function, "keywords", {})}
     found = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+    return {p.name: p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
 
 
 def proxies_by_label(
@@ -128,17 +136,15 @@ def proxies_by_label(
         options: see `ProxyLoss`, and `DynamicProxyLoss` for those that only the latter has.
 
     Raises:
-        ValueError: an unknown assignment, or as in `assign_static` and `ProxyLoss`.
+        ValueError: as in `assign_static` and `ProxyLoss`.
     """
     n_proxies = round(ratio * (int(labels.max()) + 1))
     if assignment == "static":
         vector, objective = assign_static(labels, n_proxies, generator), ProxyLoss
         for name in _keywords(DynamicProxyLoss):
             options.pop(name, None)
-    elif assignment == "dynamic":
-        vector, objective = assign_random(len(labels), n_proxies, generator), DynamicProxyLoss
     else:
-        raise ValueError(f"assignment={assignment!r}: expected 'static' or 'dynamic'")
+        vector, objective = assign_random(len(labels), n_proxies, generator), DynamicProxyLoss
     triplets = None
     if n_triplets:
         triplets = draw_triplets(labels, n_triplets, n_triplet_negatives, generator)
@@ -148,10 +154,7 @@ def proxies_by_label(
 
 # Its options are also those of the objectives it chooses from.
 _own = list(inspect.signature(proxies_by_label).parameters.values())[:-1]
-_passed = [
-    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-    for name, default in (_keywords(ProxyLoss) | _keywords(DynamicProxyLoss)).items()
-]
+_passed = (_keywords(ProxyLoss) | _keywords(DynamicProxyLoss)).values()
 proxies_by_label.__signature__ = inspect.Signature([*_own, *_passed])
 
 PROXY_LR = Axis(("proxy_lr",), (0.005, 0.02, 0.05, 0.1, 0.2, 0.4))
@@ -245,6 +248,13 @@ METHODS: dict[str, Method] = {
         batch_norm=True,
     ),
 }
+ASSIGNMENTS = ("static", "dynamic")
+# Smallest value of an option, and whether it is allowed itself.
+LOWEST = {
+    **dict.fromkeys(("embedding_norm", "proxy_norm", "ratio", "gamma_decay"), (0, False)),
+    **dict.fromkeys(("margin", "l2", "gamma", "n_triplets", "reassign_every"), (0, True)),
+    **{"per_class": (2, True), "n_triplet_negatives": (1, True), "n_negatives": (1, True)},
+}
 BENCHMARK = tuple(name for name, method in METHODS.items() if "random" in method.starts)
 BASELINES = tuple(name for name in BENCHMARK if not METHODS[name].has_proxies)
 
@@ -253,7 +263,8 @@ def complete_options(method: str, options: Mapping[str, object]) -> dict[str, ob
     """All options of a method: those given, the rest from the registry.
 
     Raises:
-        ValueError: an unknown method or option.
+        TypeError: a value of another type.
+        ValueError: an unknown method or option, or a value out of its range.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
@@ -262,7 +273,29 @@ def complete_options(method: str, options: Mapping[str, object]) -> dict[str, ob
         raise ValueError(
             f"{method} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    return {**known, **options}
+    parameters = METHODS[method].parameters
+    return known | {name: _checked(parameters[name], value) for name, value in options.items()}
+
+
+def _checked(parameter: inspect.Parameter, value: object) -> object:
+    """The value of an option if its type and range are right; an int as float where one is due."""
+    name, kind = parameter.name, parameter.annotation
+    kind = type(parameter.default) if kind is parameter.empty else kind
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and type(value) is int:
+        value = float(value)  # 3 and 3.0 are one configuration
+    if type(value) not in (type(None) if k is None else k for k in kinds):
+        raise TypeError(f"{name}={value!r}: expected {getattr(kind, '__name__', kind)}")
+    if name == "assignment" and value not in ASSIGNMENTS:
+        raise ValueError(f"assignment={value!r}: expected one of {', '.join(ASSIGNMENTS)}")
+    low, included = LOWEST.get(name, (-math.inf, True))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value}: expected a finite number")
+    if isinstance(value, int | float) and not (value > low or (included and value == low)):
+        raise ValueError(
+            f"{name}={value}: expected {'at least' if included else 'more than'} {low}"
+        )
+    return value
 
 
 def build_objective(

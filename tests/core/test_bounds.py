@@ -419,8 +419,9 @@ def test_errors():
     for bound in (nca_bound, partial(triplet_bound, margin=1.0)):
         with pytest.raises(ValueError, match=r"α = 1/\(N_x·N_p\) = 2 .*need α ≤ 1"):
             bound(example, embedding_norm=0.5)
-        with pytest.raises(ValueError, match="expected positive norms"):
-            bound(example, proxy_norm=-3.0)
+        for norm in (-3.0, 0.0, math.inf, math.nan):
+            with pytest.raises(ValueError, match="expected positive norms"):
+                bound(example, proxy_norm=norm)
     for margin in (-0.1, math.nan):
         with pytest.raises(ValueError, match="expected M ≥ 0"):
             triplet_bound(example, margin=margin)

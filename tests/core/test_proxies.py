@@ -58,6 +58,18 @@ def test_several_proxies_per_label(n_proxies):
     assert torch.equal(assignment, assign_static(LABELS, n_proxies, rng()))
 
 
+def test_a_proxy_more_goes_to_labels_that_have_a_point_for_it():
+    """Whatever the order: labels 0 and 3 have one point and get one proxy, two others get two."""
+    labels, given = torch.tensor([0, 1, 1, 1, 2, 2, 3, 4, 4]), set()
+    for seed in range(20):
+        assignment = assign_static(labels, 7, rng(seed))
+        check_assignment(assignment, 7, labels, all_used=True)
+        served = tuple(len(assignment[labels == label].unique()) for label in range(5))
+        assert served[0] == served[3] == 1 and sum(served) == 7 and max(served) == 2
+        given.add(served)
+    assert len(given) == 3
+
+
 def test_random_assignment_uses_every_proxy():
     served = assign_random(60, 7, rng()).bincount()
     assert len(served) == 7
@@ -73,6 +85,13 @@ def test_nearest_assignment_is_exact_in_any_chunks():
     ]
     for chunk in (1, 7, 1024):
         assert assign_nearest(points, proxies, chunk).tolist() == expected
+
+
+def test_nearest_assignment_far_from_the_origin():
+    points, proxies = torch.randn(50, 4, generator=rng()), torch.randn(9, 4, generator=rng(1))
+    far_points, far_proxies = points + 3000, proxies + 3000
+    gap = (far_points.double()[:, None] - far_proxies.double()).square().sum(2)
+    assert torch.equal(assign_nearest(far_points, far_proxies), gap.argmin(1))
 
 
 def test_nearest_assignment_takes_the_first_of_equals():

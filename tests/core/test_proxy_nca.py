@@ -211,7 +211,7 @@ def call(embeddings=(8, DIM), labels=None):
         ),
         (
             lambda: call(labels=torch.zeros(8, 1, dtype=torch.int64)),
-            r"labels: expected \(B,\) int64, got \(8, 1\) torch.int64",
+            r"expected embeddings \(B, 4\) and labels \(B,\), got \(8, 4\) and \(8, 1\)",
         ),
         (lambda: call(labels=torch.full((8,), 6)), r"labels: expected 0 … 5, got \[6\]"),
         (lambda: call(labels=torch.full((8,), -1)), r"labels: expected 0 … 5, got \[-1\]"),
@@ -231,3 +231,8 @@ def test_the_loss_and_the_labels_are_not_options():
         ProxyNCA(5, DIM, loss=nca_loss)
     with pytest.raises(TypeError):
         ProxyNCA(5, DIM, rng(), True)  # a setting without its name
+
+
+def test_labels_without_a_dimension_are_refused():
+    with pytest.raises(ValueError, match=r"expected embeddings \(B, 4\) and labels \(B,\)"):
+        ProxyNCA(3, 4)(torch.randn(1, 4), torch.tensor(0))

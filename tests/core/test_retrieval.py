@@ -41,6 +41,28 @@ def test_ties_go_to_the_smaller_index():
             assert torch.equal(index, slow_neighbors(x, x, k, True))
 
 
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+@pytest.mark.parametrize(("n", "dim"), [(23, 8), (32, 64), (17, 64), (17, 5)])
+def test_equal_points_are_ties_whatever_the_chunk(n, dim, chunk):
+    """Duplicates of anything, not only of integers, also where a chunk holds a single query."""
+    x = points(n, dim).repeat(2, 1)
+    index, distance = nearest_neighbors(x[:n], 2 * n, gallery=x, chunk=chunk)
+    pairs = index.view(n, n, 2)
+    assert torch.equal(pairs[:, :, 0] + n, pairs[:, :, 1])
+    assert torch.equal(distance[:, ::2], distance[:, 1::2])
+    assert torch.equal(pairs[:, 0, 0], torch.arange(n))
+    itself, _ = nearest_neighbors(x, 1, chunk=chunk)
+    assert torch.equal(itself.flatten(), torch.arange(2 * n).roll(n))
+
+
+def test_points_far_from_the_origin_keep_their_order():
+    x = points(40) + 3000
+    index, _ = nearest_neighbors(x, 6)
+    assert torch.equal(index, slow_neighbors(x.double(), x.double(), 6, True))
+    index, _ = nearest_neighbors(x[:7], 6, gallery=x[7:])
+    assert torch.equal(index, slow_neighbors(x[:7].double(), x[7:].double(), 6, False))
+
+
 def test_the_query_is_left_out_by_index_so_its_duplicate_counts():
     x = torch.tensor([[0.0], [0.0], [9.0]])
     index, distance = nearest_neighbors(x, 1)

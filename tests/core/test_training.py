@@ -295,3 +295,26 @@ def test_network_refuses_images_smaller_than_its_poolings():
 def test_network_takes_other_sizes_and_channels(channels, size):
     images = torch.randint(0, 255, (2, channels, size, size), dtype=torch.uint8)
     assert ConvNet(channels, size, dim=7).normalize_like(images)(images).shape == (2, 7)
+
+
+def test_a_list_of_batches_ends_it_without_a_further_re_assignment():
+    """Else the assignment would change after the last step, for a step that never comes."""
+    labels = torch.arange(4).repeat(3)
+    points = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Linear(6, 3)
+    start = assign_random(12, 4, torch.Generator().manual_seed(0))
+    objective = DynamicProxyLoss(start, 3, labels=labels, loss=nca_loss, reassign_every=5)
+    stream = objective.batches(4, torch.Generator().manual_seed(0))
+    batches = [(batch, points[batch[0]]) for batch in itertools.islice(stream, 5)]
+    embedded = []
+
+    def embed_all():
+        embedded.append(1)
+        return model(points).detach()
+
+    optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1)
+    steps = list(train(model, objective, optimizer, batches, embed_all=embed_all))
+    assert [step.number for step in steps] == [1, 2, 3, 4, 5]
+    assert len(embedded) == 1  # before step 1, not before a step 6
+    with pytest.raises(ValueError, match="give `train` an `embed_all`"):
+        next(train(model, objective, optimizer, batches))

@@ -142,9 +142,11 @@ def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
     code, text = call(
         "--dataset", "folder", "--out", out, "--no-progress", "--jobs", "1",
         *("-p", "data_root", larger_tree, "-p", "steps", 8, "-p", "batch_size", 4),
+        *("-p", "steps_pretrained", 8, "-p", "dynamic_steps", 8, "-p", "bound_steps", 8),
         *("-p", "seeds", "3", "-p", "query_image", query),
     )  # fmt: skip
     assert code == 0, text
+    print(text)
     for book in study.notebooks():
         metrics = json.loads((out / f"{book.stem}.metrics.json").read_text())
         assert metrics and all(isinstance(value, float) for value in metrics.values())

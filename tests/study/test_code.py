@@ -111,7 +111,11 @@ REACHED = [
     (BASELINES, "InstanceLoss", {"nca", "contrastive"}),
     (BASELINES, "positive_pairs", {"nca", "contrastive", "semihard", "lifted"}),
     (BASELINES, "BatchObjective.forward", TUPLE),
-    (BASELINES, "Classification", ALL),  # of the pre-trained start, which any method may have
+    (
+        f"{RUNS}.pretraining",
+        "Classification",
+        ALL,
+    ),  # of the pre-trained start, which any method may have
     ("proxylib.struct_clust", "StructClust.before_step", {"struct_clust"}),
     ("proxylib.struct_clust", "worst_medoids", {"struct_clust"}),
     ("proxylib.struct_clust", "batch_nmi", {"struct_clust"}),
@@ -136,7 +140,7 @@ REACHED = [
     ("proxylib.retrieval", "embed", ALL),
     ("proxylib.retrieval", "nearest_neighbors", ALL),
     ("proxylib.retrieval", "nmi", ALL),
-    ("proxylib.retrieval", "raw_pixels", NONE),
+    ("proxylib.study.experiments", "raw_pixels", NONE),
     (f"{RUNS}.augmentation", "random_affine", ALL),
     (f"{RUNS}.execution", "execute", ALL),
     (f"{RUNS}.execution", "starting_network", ALL),
@@ -199,7 +203,7 @@ def test_no_figure_and_no_claim_is_part_of_a_run(copy, floor):
         (f"{RUNS}.config", '"float16": torch.float16', '"float16": torch.bfloat16', ALL),
         (f"{RUNS}.config", "LinearLR(optimizer, 1.0, 0.0,", "LinearLR(optimizer, 1.0, 0.1,", ALL),
         (f"{RUNS}.execution", "BOUND_ANCHORS = 400", "BOUND_ANCHORS = 300", ALL),
-        (REGISTRY, "| _keywords(DynamicProxyLoss)).items()", ").items()", PROXY),
+        (REGISTRY, "| _keywords(DynamicProxyLoss)).values()", ").values()", PROXY),
         # another definition under the same name
         (BASELINES, "import Loss, mean_over_anchors, triplet_loss",
          "import Loss, mean_over_anchors\nfrom proxylib.losses import ranking_loss as triplet_loss",
@@ -209,6 +213,7 @@ def test_no_figure_and_no_claim_is_part_of_a_run(copy, floor):
         (REGISTRY, "        lr=2e-3,\n", "        lr=3e-3,\n", NONE),
         (REGISTRY, '    "nca": Method(', '    "new": Method("New", NPairs, None, 8, "1", ()),\n'
          '    "nca": Method(', NONE),
+        (REGISTRY, '"per_class": (2, True)', '"per_class": (3, True), "new": (0, False)', NONE),
         # words
         (LOSSES, '"""NCA: d(x, y)', '"""NCA, well known: d(x, y)', NONE),
         (LOSSES, '"""Losses as pure functions', '"""The losses as pure functions', NONE),
@@ -239,7 +244,7 @@ def test_other_results_have_fingerprints_of_their_own(copy):
         (LOSSES, "nca_loss", NONE),
         (BASELINES, "NPairs", NONE),
         (f"{RUNS}.fit", "fit", {"turned"}),
-        (BASELINES, "Classification", {"start", "turned"}),
+        (f"{RUNS}.pretraining", "Classification", {"start", "turned"}),
         ("proxylib.training", "train", {"start", "turned"}),
         ("proxylib.retrieval", "nearest_neighbors", {"turned"}),
         ("proxylib.study.rotation", "turn", {"turned"}),

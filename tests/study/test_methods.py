@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from functools import partial
 
 import pytest
@@ -334,7 +335,7 @@ def test_entries_cannot_be_changed():
         (lambda: build_objective("proxy_nca", LABELS, 8, rng(), assignment="x"), "assignment='x'"),
         (
             lambda: build_objective("proxy_nca", LABELS, 8, rng(), assignment="random"),
-            "assignment='random': expected 'static' or 'dynamic'",
+            "assignment='random': expected one of static, dynamic",
         ),
         (lambda: build_objective("proxy_nca", LABELS, 8, rng(), ratio=0.01), "n_proxies=0"),
         (lambda: build_objective("proxy_nca", LABELS, 8, rng(), ratio=9), "fewer than their"),
@@ -344,3 +345,42 @@ def test_entries_cannot_be_changed():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        (
+            "proxy_nca",
+            {"embedding_norm": 0},
+            ValueError,
+            "embedding_norm=0.0: expected more than 0",
+        ),
+        ("proxy_nca", {"proxy_norm": -3.0}, ValueError, "proxy_norm=-3.0: expected more than 0"),
+        (
+            "proxy_nca",
+            {"proxy_norm": float("nan")},
+            ValueError,
+            "nan: expected a finite",
+        ),
+        ("proxy_nca", {"ratio": float("inf")}, ValueError, "ratio=inf: expected a finite number"),
+        ("proxy_nca", {"squared": "no"}, TypeError, "squared='no': expected bool"),
+        ("proxy_nca", {"ratio": True}, TypeError, "ratio=True: expected float"),
+        ("proxy_nca", {"n_triplets": 5.0}, TypeError, "n_triplets=5.0: expected int"),
+        ("proxy_nca", {"n_negatives": 0}, ValueError, "n_negatives=0: expected at least 1"),
+        ("proxy_nca", {"assignment": "random"}, ValueError, "expected one of static, dynamic"),
+        ("dynamic", {"reassign_every": -1}, ValueError, "reassign_every=-1: expected at least 0"),
+        ("proxy_triplet", {"margin": float("nan")}, ValueError, "margin=nan: expected a finite"),
+        ("semihard", {"per_class": 1}, ValueError, "per_class=1: expected at least 2"),
+        ("npairs", {"l2": -0.1}, ValueError, "l2=-0.1: expected at least 0"),
+    ],
+)
+def test_options_are_checked(method, options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        complete_options(method, options)
+
+
+def test_a_whole_number_is_the_float_it_stands_for():
+    assert complete_options("proxy_nca", {"ratio": 1})["ratio"] == 1.0
+    assert type(complete_options("proxy_nca", {"ratio": 1})["ratio"]) is float
+    assert complete_options("proxy_nca", {"embedding_norm": None})["embedding_norm"] is None

@@ -108,7 +108,7 @@ def _torchvision(name: str, weights: bool) -> nn.Module:
         raise OSError(
             f"{name}: its weights can't be had ({error}). Put the file {url} into "
             f"{torch.hub.get_dir()}/checkpoints by hand (TORCH_HOME moves that folder), or "
-            "start from a random network (init='random')"
+            "start from a random network (init='random', weights=False)"
         ) from error
     if name in INCEPTIONS:
         network.aux_logits = False

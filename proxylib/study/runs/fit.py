@@ -1,7 +1,6 @@
 """The study's training loop: `training.train` with history, schedule and checkpoints."""
 
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -113,15 +112,14 @@ def fit(
         objective,
         optimizer,
         batches,
-        embed_all=embed_all,
+        steps=steps - done,
         first=done + 1,
+        embed_all=embed_all,
         forward=distributed.joint(model, objective, PRECISIONS[config.precision]),
         scaler=scaler,
     )
     hidden = not machine.progress or bool(distributed.rank())
-    bar = tqdm(
-        islice(trained, steps - done), total=steps, initial=done, disable=hidden, unit="step"
-    )
+    bar = tqdm(trained, total=steps, initial=done, disable=hidden, unit="step")
     try:
         for step in bar:
             scheduler.step()

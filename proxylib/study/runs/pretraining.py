@@ -1,7 +1,5 @@
 """A network that has learned to tell other things apart, to start from."""
 
-from itertools import islice
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +79,7 @@ def _pretrain(
             generator = torch.Generator().manual_seed(0)
             batches = Batches(objective, images, 32, generator, Augmentation(affine=True))
             optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3)
-            for _ in islice(train(model, objective, optimizer, batches), steps):
+            for _ in train(model, objective, optimizer, batches, steps=steps):
                 pass
     finally:
         torch.set_num_threads(threads)
