@@ -1,7 +1,8 @@
 """Losses as pure functions of distances, so that instance and proxy loss are one function.
 
 With distances to points they are the patent's instance losses L(x, y, Z); with distances to
-proxies the same functions are L(x, p(y), p(Z)). Shapes: B anchors, K negatives each.
+proxies the same functions are L(x, p(y), p(Z)). Shapes: B anchors, K negatives each; tensors of
+other shapes raise ValueError.
 
 What an objective minimises is a `Loss`: (d_pos, d_neg, mask) → one number per anchor. Its settings
 are keywords, to be fixed by `functools.partial`.
@@ -64,9 +65,6 @@ def triplet_loss(d_pos: Tensor, d_neg: Tensor, margin: float, mask: Tensor | Non
     Returns:
         (B, K) losses ≥ 0; 0 where `mask` is False.
 
-    Raises:
-        ValueError: tensors of other shapes.
-
     Example:
         >>> triplet_loss(torch.tensor([1.0]), torch.tensor([[1.5, 3.0]]), margin=1.0)
         tensor([[0.5000, 0.0000]])
@@ -87,9 +85,6 @@ def contrastive_loss(
 
     Returns:
         (B,) losses of the positive pairs and (B, K) of the negative ones, 0 where `mask` is False.
-
-    Raises:
-        ValueError: tensors of other shapes.
 
     Example:
         >>> contrastive_loss(torch.tensor([2.0]), torch.tensor([[0.5, 3.0]]), margin=1.0)
@@ -114,9 +109,6 @@ def nca_loss(
 
     Returns:
         (B,) losses; 0, without gradient, for an anchor that has no negative.
-
-    Raises:
-        ValueError: tensors of other shapes.
 
     Example:
         >>> nca_loss(torch.tensor([1.0]), torch.tensor([[2.0, 2.0]]))  # 1 + log(2 exp(-2))

@@ -16,7 +16,7 @@ def close():
     plt.close("all")
 
 
-UNITS = ("times", "percentage points", "% of the slack at the start")
+UNITS = ("times", "percentage points", "% less slack than at the start")
 
 
 def judged():

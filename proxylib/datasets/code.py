@@ -57,7 +57,8 @@ def code_of(*definitions: Callable | tuple[str, str]) -> str:
     for module in sorted({module for module, _ in reached}):
         file = PACKAGE.joinpath(*module.split(".")[1:])
         file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
-        if not file.is_file() or file.read_text(encoding="utf-8") != SOURCES[module]:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if text != SOURCES[module] and _parse(module, text) != _parse(module, SOURCES[module]):
             raise RuntimeError(
                 f"{file} has changed since it was loaded: restart the kernel, so that results are "
                 "not kept under the name of code that did not make them"

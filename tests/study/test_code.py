@@ -286,10 +286,9 @@ def test_a_file_that_was_edited_after_it_was_loaded_is_refused_by_name(copy):
         fingerprints()
 
 
-def test_a_comment_after_loading_is_refused_too_for_nobody_has_compared_the_code(copy):
+def test_better_words_after_loading_do_not_matter(copy):
     copy.change("proxylib.training", '"""Algorithm 1', '"""The Algorithm 1')
-    with pytest.raises(RuntimeError, match=r"proxylib/training\.py has changed"):
-        fingerprints()
+    assert fingerprints() == copy.before
 
 
 def test_what_is_not_there_is_refused():

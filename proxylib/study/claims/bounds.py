@@ -60,7 +60,7 @@ def c9(bounds: pd.DataFrame) -> Finding:
         f"Both bounds are tighter at the end in {tighter.sum()} of {len(tighter)} runs; "
         f"mean slack: {means}; it falls by {effect.show('%', sign='')}."
     )
-    return Finding(evidence, verdict_of(tighter.all()), effect, "% of the slack at the start")
+    return Finding(evidence, verdict_of(tighter.all()), effect, "% less slack than at the start")
 
 
 def _check(bounds: pd.DataFrame, *columns: str) -> None:
