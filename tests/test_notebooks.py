@@ -8,8 +8,9 @@ import nbformat
 import papermill
 import pytest
 
-from proxylib.datasets import paths
+from proxylib.datasets.paths import PROJECT
 from proxylib.study import notebooks as study
+from proxylib.study import paths
 
 BOOKS = sorted(paths.notebooks().glob("*.ipynb"))
 COMMON = {"dataset", "data_root", "tier", "seeds", "steps", "batch_size", "jobs", "progress", "out"}
@@ -44,7 +45,7 @@ def test_outputs_are_fit_to_be_committed(path):
     text = path.read_text()
     assert len(text) < 1_500_000
     assert "widget-state" not in text and "image/svg" not in text
-    assert str(paths.PROJECT) not in text
+    assert str(PROJECT) not in text
     for cell in code_cells(path):
         for output in cell.outputs:
             assert output.output_type != "error"

@@ -9,7 +9,8 @@ from PIL import Image
 from proxylib.retrieval import embed
 from proxylib.study.cli import app
 from proxylib.study.distance_model import load_model
-from proxylib.study.runs import RunConfig
+from proxylib.study.runs import RunConfig, describe
+from proxylib.study.settings import resolve
 
 TRAIN = ["train", "--no-progress", "-p", "steps", "2", "-p", "batch_size", "4"]
 
@@ -113,6 +114,28 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(trained, image_tree):
     assert code == 0 and (trained / "model.safetensors").read_bytes() == before
     code, output = call(*arguments, "--resume", "-p", "lr", "0.5")
     assert code == 1 and "of another run: lr 0.00035" in output and ", now 0.5" in output
+
+
+def test_what_is_trained_is_what_the_names_resolve_to(home, image_tree, tmp_path):
+    """A method, a recipe, settings, options, and options of the data, as the study takes them."""
+    out = tmp_path / "model"
+    code, output = call(
+        *("train", "--no-progress", "--dataset", "folder", "--data-root", image_tree, "--out", out),
+        *("--method", "semihard", "--recipe", "study", "-d", "size", "24"),
+        *("-p", "steps", "2", "-p", "eval_every", "1", "-p", "lr", "1e-2", "-p", "dim", "8"),
+        *("-o", "per_class", "2", "-o", "margin", "1"),
+    )
+    assert code == 0, output
+    expected = resolve(
+        "semihard",
+        **{"dataset": "folder", "data_root": str(image_tree), "data_options": {"size": 24}},
+        **{"steps": 2, "eval_every": 1, "lr": 1e-2, "dim": 8, "per_class": 2, "margin": 1.0},
+    )
+    card = json.loads((out / "card.json").read_text())
+    assert card["config"] == json.loads(json.dumps(describe(expected)))
+    assert card["config"]["batch_size"] == 6  # all that three classes fill
+    assert card["images"] == {"channels": 1, "size": 24, "squeezed": False}
+    assert load_model(out).embed(torch.zeros(1, 1, 24, 24, dtype=torch.uint8)).shape == (1, 8)
 
 
 @pytest.mark.parametrize(
