@@ -20,7 +20,6 @@ def test_rotation_of_an_untrained_network(home, monkeypatch):
     assert (table["method"] == "proxy_nca").all() and (table["seed"] == 0).all()
     # Unturned queries retrieve as ever: their own image is left out.
     assert abs(table["recall_at_1"][0] - run(config).metrics["recall_at_1"]) < 1e-12
-    assert 0 <= table["recall_at_1"][1] < table["recall_at_1"][0]
     turned = []
     monkeypatch.setattr(module, "turn", lambda *args: turned.append(1) or turn(*args))
     again = rotation([config], [0, 180], jobs=1, progress=False)
