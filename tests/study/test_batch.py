@@ -112,6 +112,30 @@ def test_parameters_from_a_file_and_the_command_line_wins(books, tmp_path):
     assert "not YAML" in call("-f", file)[1]
 
 
+def test_the_later_of_a_tiers_parameters_wins(books):
+    """Common ones, a notebook's own, then the same of the data set."""
+    files = {
+        "full": "steps: 1\nlr: 1.0\nseeds: [1]\njobs: 1\nnotebooks:\n"
+        "  00_bad: {lr: 2.0, seeds: [2], jobs: 2}\n",
+        "full-omniglot": "seeds: [3]\njobs: 3\nnotebooks:\n  00_bad: {jobs: 4}\n",
+    }
+    (books / "params").mkdir()
+    for name, text in files.items():
+        (books / "params" / f"{name}.yaml").write_text(text)
+
+    def values(notebook, dataset):
+        found = study.tier_parameters("full", notebook, dataset)
+        return [found[name] for name in ("steps", "lr", "seeds", "jobs")]
+
+    assert values("00_bad", "omniglot") == [1, 2.0, [3], 4]
+    assert values("00_bad", "kanji") == values("00_bad", "") == [1, 2.0, [2], 2]
+    assert values("01_good", "omniglot") == [1, 1.0, [3], 3]
+    assert values("01_good", "kanji") == [1, 1.0, [1], 1]
+    [first, second] = study.plan(study.notebooks(), {"seeds": [7]}, "full").values()
+    assert first == {"steps": 1, "lr": 2.0, "seeds": [7], "jobs": 2}
+    assert second == {"steps": 1, "lr": 1.0, "seeds": [7], "jobs": 1}
+
+
 def test_full_tier_is_known_to_the_notebooks():
     books = study.notebooks()
     planned = study.plan(books, {}, "full")

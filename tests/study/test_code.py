@@ -316,6 +316,16 @@ SHAPES = [
     ("from proxylib import b as c\ndef f(): return c.g()", True),
     ("def f():\n    from proxylib.b import g\n    return g()", True),
     ("from proxylib.c import g\ndef f(): return g()", True),  # which has it from b
+    (
+        "def f():\n    from proxylib.b import g\n    return g()\n"
+        "def h():\n    from proxylib.d import g\n    return g()",  # another g
+        True,
+    ),
+    (
+        "def f():\n    from proxylib.d import g\n    return g()\n"
+        "def h():\n    from proxylib.b import g\n    return g()",
+        False,
+    ),
     ("def f(): pass\ndef h(): return g()\ndef g(): return 1", False),
     ("from proxylib.b import g\ndef f(): return 1", False),
 ]
@@ -331,6 +341,7 @@ def test_whatever_form_a_definition_has(tmp_path, monkeypatch, text, reached):
         others = {
             "proxylib.b": f"def g(): return {value}",
             "proxylib.c": "from proxylib.b import g",
+            "proxylib.d": "def g(): return 0",
         }
         sources = {"proxylib": "", "proxylib.a": own, **others}
         Copy(tmp_path / "proxylib", sources).load()
