@@ -1,10 +1,48 @@
 """Results on disk (joblib), found again only under the same arguments and the same code."""
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
-from joblib import Memory
+import joblib
+from joblib._store_backends import FileSystemStoreBackend
 
 from proxylib.datasets import paths
+
+
+class HashedFiles(FileSystemStoreBackend):
+    """joblib's files, each with its SHA-256 beside it: damaged and foreign ones do not count.
+
+    The hash finds accidents. Whoever can write in the cache can write both files, and the result
+    is a pickle, which runs what it says: the cache is for trusted users only.
+    """
+
+    def dump_item(self, call_id, *args, **options) -> None:
+        super().dump_item(call_id, *args, **options)
+        result, hashed = self._files(call_id)
+        if result.exists():  # else the disk is full, of which joblib has warned
+            self._concurrency_safe_write(
+                _sha256(result), str(hashed), lambda text, to: Path(to).write_text(text)
+            )
+
+    def contains_item(self, call_id) -> bool:
+        result, hashed = self._files(call_id)
+        try:
+            return hashed.read_text() == _sha256(result)
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _files(self, call_id) -> tuple[Path, Path]:
+        folder = Path(self.location, *call_id)
+        return folder / "output.pkl", folder / "output.sha256"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+joblib.register_store_backend("hashed", HashedFiles)
 
 
 def cached(function: Callable, *args):
@@ -12,12 +50,16 @@ def cached(function: Callable, *args):
 
     One of `args` should be the fingerprint of the code that computes the result (see code.py):
     then a result of older code is not taken for one of the present code. joblib writes each
-    result to a temporary file and renames it, so that a crash leaves nothing half-written. If a
-    result on disk is damaged, joblib logs a warning and computes it again.
+    result to a temporary file and renames it, so that a crash leaves nothing half-written. A
+    result on disk that is damaged is computed again.
     """
-    return Memory(paths.cache(), verbose=0).cache(function)(*args)
+    return _memory().cache(function)(*args)
 
 
 def is_cached(function: Callable, *args) -> bool:
-    """True if the result is on disk."""
-    return Memory(paths.cache(), verbose=0).cache(function).check_call_in_cache(*args)
+    """True if the result is on disk, whole."""
+    return _memory().cache(function).check_call_in_cache(*args)
+
+
+def _memory() -> joblib.Memory:
+    return joblib.Memory(paths.cache(), backend="hashed", verbose=0)

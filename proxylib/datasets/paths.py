@@ -1,6 +1,7 @@
 """The folders of downloads and caches. They do not depend on the working directory."""
 
 import os
+import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -13,7 +14,10 @@ def home() -> Path:
         RuntimeError: proxylib is installed without its checkout and PROXYLIB_HOME is not set.
     """
     if value := os.environ.get("PROXYLIB_HOME"):
-        return Path(value).expanduser().resolve()
+        try:
+            return Path(value).expanduser().resolve()
+        except RuntimeError as error:  # ~somebody
+            raise RuntimeError(f"PROXYLIB_HOME={value}: {error}") from None
     if not (PROJECT / "pyproject.toml").exists():
         raise RuntimeError(
             f"{PROJECT} is no checkout of the project, so there is no place for data and figures: "
@@ -35,3 +39,19 @@ def downloads() -> Path:
 def cache() -> Path:
     """Folder of drawn data sets and finished runs; all of it can be made again."""
     return data() / "cache"
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be, after trying that a file can be written there.
+
+    Raises:
+        OSError: it can't; names the place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise OSError(f"{folder}: files can't be written there: {error.strerror}") from None
+    return folder

@@ -1,6 +1,8 @@
 """The command line: `proxylib …` or `python -m proxylib …`."""
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import click
 
 import proxylib
 from proxylib import datasets
+from proxylib.datasets.paths import cache, writable
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli_model import run_search, run_train
@@ -18,6 +21,8 @@ from proxylib.study.runs import DASK
 @click.version_option(proxylib.__version__, message="%(prog)s %(version)s")
 def app() -> None:
     """Distance metric learning with proxies: the reproducible study."""
+    with contextlib.suppress(ValueError):  # only a main thread can; others have no such signal
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that cleans up
 
 
 @app.command("study")
@@ -92,10 +97,15 @@ def run_study(
         values = options | given
         planned = study.plan(study.notebooks(only), values, tier)
         datasets.load(dataset, values.get("data_root") or None)  # can it be read at all?
-    except (ValueError, FileNotFoundError) as error:
+        out = writable((out or paths.figures(dataset, tier)).expanduser().resolve())
+        writable(cache())
+    except (ValueError, OSError, RuntimeError) as error:
         raise click.UsageError(str(error)) from None
-    out = (out or paths.figures(dataset, tier)).expanduser().resolve()
-    failed = study.run_notebooks(planned, out, click.echo, progress)
+    try:
+        failed = study.run_notebooks(planned, out, click.echo, progress)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {study.SAFE}", err=True)
+        sys.exit(130)
     click.echo(f"results in {out}")
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}")

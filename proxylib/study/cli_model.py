@@ -1,5 +1,6 @@
 """The commands for one distance model: `proxylib train` and `proxylib search`."""
 
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import click
 import torch
 import yaml
+from matplotlib.backend_bases import FigureCanvasBase
 
 from proxylib import datasets
 from proxylib.datasets.folder import IMG_EXTENSIONS
+from proxylib.datasets.paths import writable
+from proxylib.datasets.problems import printable
 from proxylib.study import distance_model, figures
 from proxylib.study.methods import METHODS
 from proxylib.study.runs import distributed, execution
+from proxylib.study.runs.checkpoints import write
 from proxylib.study.runs.config import RunConfig
 from proxylib.study.settings import RECIPES, resolve
 
@@ -103,17 +108,18 @@ def run_train(
             method,
             dataset=dataset,
             data_root=data_root,
-            data_options=partial | {name: yaml.safe_load(value) for name, value in data},
+            data_options=partial | {name: _value(name, text) for name, text in data},
             recipe=recipe or "",
             **_settings(pairs),
-            **{name: yaml.safe_load(value) for name, value in options},
+            **{name: _value(name, text) for name, text in options},
         )
         train_set, _ = config.data()
+        out = out.expanduser()
         if not resume and (used := [name for name in FILES if (out / name).exists()]):
             raise ValueError(f"{out} holds a run ({', '.join(used)}): --resume, or another --out")
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        writable(out)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise click.UsageError(str(error)) from None
-    out.mkdir(parents=True, exist_ok=True)
     device = device or execution.Machine.default(config).device
     machine = execution.Machine(
         device=device,
@@ -125,8 +131,11 @@ def run_train(
     with distributed.processes(device):
         try:
             result = execution.execute(config, machine, out, checkpoint_every)
-        except (FloatingPointError, ValueError, OSError) as error:
+        except (FloatingPointError, ValueError, OSError, RuntimeError, MemoryError) as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command with --resume goes on", err=True)
+            sys.exit(130)
         if distributed.rank():
             return
     source = figures.provenance(device=device, threads=threads, workers=workers)
@@ -144,10 +153,21 @@ def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, object]:
     for name, text in pairs:
         if name not in known:
             raise ValueError(f"no setting {name!r}; there are {', '.join(known)}")
-        value = yaml.safe_load(text)
-        is_number = "float" in str(known[name]) and isinstance(value, str)  # YAML: 1e-3 is text
-        result[name] = float(value) if is_number else value
+        result[name] = _value(name, text)
     return result
+
+
+def _value(name: str, text: str) -> object:
+    """A value from the command line, read as YAML; 1e-3 is a number too."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{name}={text!r}: not a YAML value") from None
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value, re.IGNORECASE):
+        value = float(value)
+    if isinstance(value, list | dict):
+        raise ValueError(f"{name}={text!r}: expected one value")
+    return value
 
 
 @click.command("search")
@@ -156,26 +176,41 @@ def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, object]:
 @click.option(
     "--gallery", type=click.Path(path_type=Path, file_okay=False, exists=True), required=True
 )
-@click.option("-k", type=click.IntRange(1), default=8, show_default=True, help="Images to find.")
+@click.option(
+    "-k", type=click.IntRange(1), help="Images to find; default 8, or all if there are fewer."
+)
 @click.option("--picture", type=click.Path(path_type=Path), default="search.png", show_default=True)
-def run_search(model: Path, image: Path, gallery: Path, k: int, picture: Path) -> None:
+def run_search(model: Path, image: Path, gallery: Path, k: int | None, picture: Path) -> None:
     """Find the images of a folder that are nearest to IMAGE, by the MODEL in a folder.
 
     Prints a table and saves a picture.
     """
     try:
         loaded = distance_model.load_model(model)
-        files = sorted(f for f in gallery.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS)
+        files = sorted(filter(_is_image, gallery.rglob("*")))
         if not files:
             raise ValueError(f"{gallery}: no images ({', '.join(IMG_EXTENSIONS)})")
+        known = FigureCanvasBase.get_supported_filetypes()
+        if (kind := picture.suffix[1:].lower()) not in known:
+            raise ValueError(
+                f"--picture {picture}: expected a name that ends as {', '.join(known)}"
+            )
+        k = min(8, len(files)) if k is None else k
         query, found, distances = loaded.search(image, files, k)
-    except (ValueError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from None
+    except (ValueError, OSError, RuntimeError) as error:
+        raise click.ClickException(printable(error)) from None
     nearest = [files[i] for i in found[0]]
-    names = tuple(str(file.relative_to(gallery)) for file in nearest)
+    names = tuple(printable(file.relative_to(gallery)) for file in nearest)
     shown = datasets.Dataset("gallery", loaded.read(nearest), torch.arange(k), names)
     figure, table = figures.gallery(query, None, shown, torch.arange(k)[None], distances)
-    figure.savefig(picture, bbox_inches="tight")
+    try:
+        write(picture, lambda file: figure.savefig(file, format=kind, bbox_inches="tight"))
+    except OSError as error:
+        raise click.ClickException(f"{picture}: {error.strerror}") from None
     table = table.rename(columns={"class": "file"})[["rank", "distance", "file"]]
     click.echo(table.to_string(index=False, float_format="%.3f"))
     click.echo(f"picture in {picture}")
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")

@@ -14,11 +14,13 @@ from proxylib.datasets.base import report
 from proxylib.distances import pairwise_distance
 from proxylib.retrieval import embed, nearest_neighbors
 from proxylib.study.methods import METHODS
+from proxylib.study.runs import backbones
 from proxylib.study.runs.checkpoints import write
 from proxylib.study.runs.config import describe
 from proxylib.study.runs.execution import RunResult, build_network
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+LARGEST = 10_000  # width of an embedding or side of an image that a card may ask for
 
 
 class DistanceModel:
@@ -130,7 +132,8 @@ def load_model(folder: str | Path) -> DistanceModel:
 
     Raises:
         FileNotFoundError: no model there.
-        ValueError: card and weights don't fit or can't be read.
+        ValueError: card and weights don't fit or can't be read, or the card says what
+            `save_model` never writes.
     """
     folder = Path(folder).expanduser()
     for name in (WEIGHTS, CARD):
@@ -140,8 +143,43 @@ def load_model(folder: str | Path) -> DistanceModel:
             )
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        _check(card)
         network = build_network(**card["network"])
         network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:
         raise ValueError(f"{folder}: no model could be made of it: {error}") from error
     return DistanceModel(network, card)
+
+
+def _check(card: object) -> None:
+    """Raises ValueError unless network and images are described as `save_model` does it.
+
+    So nobody's card makes `build_network` download weights or ask for all memory.
+    """
+    size = range(1, LARGEST + 1)
+    switch, channels, width = (False, True), (1, 3), {"dim": size, "batch_norm": (False, True)}
+    expected = {
+        "network": {"backbone": ("convnet",), "channels": channels, "size": size, **width},
+        "images": {"channels": channels, "size": size, "squeezed": switch},
+    }
+    if not isinstance(card, dict) or not all(isinstance(card.get(n), dict) for n in expected):
+        raise ValueError(f"{CARD}: expected a table with {' and '.join(expected)}")
+    if card["network"].get("backbone") != "convnet":
+        expected["network"] = {"backbone": backbones.names(), "crop": range(LARGEST + 1), **width}
+        expected["network"] |= {"freeze_batch_norm": switch, "dropout": None}
+    for part, fields in expected.items():
+        if card[part].keys() != fields.keys():
+            raise ValueError(
+                f"{CARD}: {part}: expected {', '.join(sorted(fields))}, "
+                f"got {', '.join(sorted(card[part]))}"
+            )
+        for name, allowed in fields.items():
+            value = card[part][name]
+            if allowed is None:
+                fits = type(value) in (int, float) and 0 <= value < 1
+            else:
+                fits = type(value) is type(allowed[0]) and value in allowed
+            if not fits:
+                raise ValueError(f"{CARD}: {part}: {name}={value!r} is out of its range")
+    if type(card.get("normalize")) is not bool:
+        raise ValueError(f"{CARD}: normalize={card.get('normalize')!r}: expected true or false")

@@ -1,20 +1,23 @@
 """Runs the notebooks in batch through papermill, with checked parameters."""
 
-import difflib
 import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import papermill
+import psutil
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from proxylib.study import paths
+from proxylib.study.parameters import convert, nearest, problem, unknown
 
-TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 TIERS = ("fast", "full")
+SAFE = "finished training runs are in the cache: the same command goes on from there"
 
 
 def notebooks(only: tuple[str, ...] = ()) -> list[Path]:
@@ -27,7 +30,7 @@ def notebooks(only: tuple[str, ...] = ()) -> list[Path]:
     for name in only:
         if not any(path.stem.startswith(name.removesuffix(".ipynb")) for path in found):
             raise ValueError(
-                f"no notebook {name!r}{_nearest(name, [p.stem for p in found])}; "
+                f"no notebook {name!r}{nearest(name, [p.stem for p in found])}; "
                 f"there are: {', '.join(p.stem for p in found)}"
             )
     chosen = tuple(name.removesuffix(".ipynb") for name in only)
@@ -82,16 +85,12 @@ def plan(
     can come from the command line.
 
     Raises:
-        ValueError: a name that no chosen notebook declares, or a value of another type; says
-            what is valid and which name is nearest. All problems at once.
+        ValueError: a name that no chosen notebook declares, or a value of another type or out of
+            its range; says what is valid and which name is nearest. All problems at once.
     """
     declared = {path: parameters(path) for path in chosen}
     known = sorted({name for names in declared.values() for name in names})
-    problems = [
-        f"no notebook has a parameter {name!r}{_nearest(name, known)}"
-        for name in values
-        if name not in known
-    ]
+    problems = [unknown(name, known) for name in values if name not in known]
     result: dict[Path, dict[str, object]] = {}
     for path, names in declared.items():
         result[path] = {}
@@ -99,40 +98,17 @@ def plan(
         for name in given.keys() & names.keys():
             kind = names[name]["inferred_type_name"].partition("[")[0]
             try:
-                result[path][name] = _convert(given[name], kind)
+                result[path][name] = convert(given[name], kind)
             except ValueError:
                 problems.append(
                     f"{name}={given[name]!r}: {path.stem} expects {kind}, "
                     f"default {names[name]['default']}"
                 )
-    if problems:
+            else:
+                problems.append(problem(name, result[path][name]))
+    if problems := [text for text in dict.fromkeys(problems) if text]:
         raise ValueError("\n".join([*problems, f"valid parameters: {', '.join(known)}"]))
     return result
-
-
-def _convert(value: object, kind: str) -> object:
-    """The value as the declared type; text is read as YAML where text is not what is wanted."""
-    if kind == "str":
-        if not isinstance(value, str):
-            raise ValueError
-        return value
-    if isinstance(value, str):
-        if kind == "float":
-            return float(value)  # YAML reads 1e-3 as text
-        try:
-            value = yaml.safe_load(f"[{value}]" if kind == "list" and "[" not in value else value)
-        except yaml.YAMLError:
-            raise ValueError from None
-    if kind == "float" and type(value) is int:
-        return float(value)
-    if kind in TYPES and type(value) is not TYPES[kind]:
-        raise ValueError
-    return value
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def run_notebooks(
@@ -142,14 +118,13 @@ def run_notebooks(
 
     Args:
         planned: from `plan`.
-        out: output folder; also given to the notebooks as their parameter `out`.
+        out: output folder, existing; also given to the notebooks as their parameter `out`.
         say: receives a line about each notebook.
         progress: show bars, with an estimate, of the training runs of each notebook.
 
     Returns:
         The names of the notebooks that failed.
     """
-    out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's warning
     failed = []
     # Appendices first: A1_tuning writes the settings that the others read.
@@ -160,7 +135,7 @@ def run_notebooks(
             values = {**values, "progress": True}
         began = time.monotonic()
         try:
-            papermill.execute_notebook(
+            _execute(
                 str(path),
                 str(out / path.name),
                 parameters={**values, "out": str(out)},
@@ -175,6 +150,24 @@ def run_notebooks(
                 f"[{i}/{len(planned)}] {path.stem} FAILED at In [{error.exec_count}]: "
                 f"{error.ename}: {error.evalue}\n  see {out / path.name}"
             )
+        except (OSError, DeadKernelError) as error:
+            failed.append(path.stem)
+            say(f"[{i}/{len(planned)}] {path.stem} FAILED: {error}\n  {SAFE}")
         else:
             say(f"[{i}/{len(planned)}] {path.stem} done in {time.monotonic() - began:.0f} s")
     return failed
+
+
+def _execute(*args, **options) -> None:
+    """papermill in a thread, for in the main one it would take SIGINT and SIGTERM for itself.
+
+    At either of them the kernel ends, and papermill writes what there is of the notebook.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(papermill.execute_notebook, *args, **options)
+        try:
+            future.result()
+        except (KeyboardInterrupt, SystemExit):
+            for kernel in psutil.Process().children():
+                kernel.kill()  # its workers follow (runs/cache.py)
+            raise

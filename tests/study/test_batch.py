@@ -66,9 +66,9 @@ def test_bars_are_for_the_training_runs(books, tmp_path):
 
 def test_values_are_read_as_the_declared_type(books):
     chosen = study.notebooks(("01",))
-    values = {"steps": "5", "lr": "1e-3", "progress": "true", "dataset": "3", "seeds": "[1]"}
+    values = {"steps": "5", "lr": "1e-3", "progress": "true", "out": "3", "seeds": "[1]"}
     [given] = study.plan(chosen, values).values()
-    assert given == {"steps": 5, "lr": 1e-3, "progress": True, "dataset": "3", "seeds": [1]}
+    assert given == {"steps": 5, "lr": 1e-3, "progress": True, "out": "3", "seeds": [1]}
     [given] = study.plan(chosen, {"lr": 1, "seeds": "7"}).values()
     assert given == {"lr": 1.0, "seeds": [7]} and type(given["lr"]) is float
 
@@ -82,6 +82,15 @@ def test_values_are_read_as_the_declared_type(books):
         (["-p", "steps", "3.5"], "steps='3.5': 00_bad expects int"),
         (["-p", "lr", "fast"], "lr='fast': 00_bad expects float"),
         (["-p", "progress", "1"], "progress='1': 00_bad expects bool"),
+        (["-p", "steps", "0"], "steps=0: expected a whole number, 1 or more"),
+        (["-p", "steps", "-3"], "steps=-3: expected a whole number, 1 or more"),
+        (["-p", "seeds", "[]"], "seeds=[]: expected a list of different whole numbers"),
+        (["-p", "seeds", "1,1"], "seeds=[1, 1]: expected a list of different whole numbers"),
+        (["-p", "seeds", "1,a"], "seeds=[1, 'a']: expected a list of different whole numbers"),
+        (["-p", "seeds", "[[1]]"], "seeds=[[1]]: expected a list of different whole numbers"),
+        (["-p", "seeds", "99999999999"], "seeds=[99999999999]: expected"),
+        (["--jobs", "0"], "jobs=0: expected 1 or more, or -1"),
+        (["--jobs", "-2"], "jobs=-2: expected 1 or more, or -1"),
         (["-p", "tier", "full"], "parameter 'tier' has an option of its own: use --tier"),
         (["--only", "quick"], "no notebook 'quick'; there are: 00_bad, 01_good"),
         (["--only", "01_goood"], "no notebook '01_goood'; did you mean '01_good'?"),
@@ -91,11 +100,14 @@ def test_values_are_read_as_the_declared_type(books):
         (["--dataset", "mnist"], "'mnist' is not one of 'kanji', 'omniglot', 'folder'"),
         (["--dataset", "folder"], "data_root='' is no folder"),
         (["-f", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["--out", "/dev/null/here"], "/dev/null/here: files can't be written there: Not a dir"),
+        (["--out", "/proc/here"], "/proc/here: files can't be written there: No such file"),
+        (["--out", "~nobody-at-all/here"], "Could not determine home directory"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(books, tmp_path, words, message):
     code, text = call("--out", tmp_path / "out", *words)
-    assert code == 2
+    assert code == 2, text
     assert message in text
     assert not (tmp_path / "out").exists()
 

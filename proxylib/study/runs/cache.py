@@ -1,6 +1,9 @@
 """Runs found again on disk, and sweeps of many in parallel."""
 
+import functools
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -64,7 +67,8 @@ def sweep(
             jobs = 1  # a run fills the GPU
         with _backend():
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-            for i, result in parallel(joblib.delayed(_numbered)(i, *arguments[i]) for i in todo):
+            tasks = (joblib.delayed(_numbered)(os.getpid(), i, *arguments[i]) for i in todo)
+            for i, result in parallel(tasks):
                 if isinstance(result, FloatingPointError) and not keep_diverged:
                     raise result
                 results[i] = result
@@ -124,11 +128,26 @@ def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
     return config, fingerprint(config)
 
 
-def _numbered(i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
+def _numbered(caller: int, i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
+    if os.getppid() == caller:  # a process of joblib's own, not of a cluster
+        _end_with_parent()
     try:
         return i, cached(_run, *args)
     except FloatingPointError as error:
         return i, error
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """End this process soon after its parent, which may have been killed: else it would stay."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(config: RunConfig, key: str) -> RunResult:

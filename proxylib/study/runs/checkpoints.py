@@ -1,5 +1,6 @@
 """A run's state on disk, so that a long run survives whatever happens to its process."""
 
+import glob
 import json
 import os
 from collections.abc import Callable
@@ -8,7 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
+import psutil
 import torch
+
+STATE = {  # what fit.py keeps
+    **{"step": int, "seconds": float, "rows": list, "losses": torch.Tensor, "parts": dict},
+    **{"generator": torch.Tensor, "random": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Checkpoint:
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
             about = json.loads(state.pop("about"))
+            for name, kind in STATE.items():
+                if not isinstance(state[name], kind):
+                    raise TypeError(f"{name}: expected {kind.__name__}, got {state[name]!r:.99}")
         except Exception as error:
             raise ValueError(f"{self.file}: not a checkpoint ({error})") from error
         now = json.loads(json.dumps(self.about))
@@ -77,7 +87,13 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """A file that appears whole under its name, or not at all."""
+    """A file that appears whole under its name, or not at all.
+
+    What a process that was killed left of its own attempt is removed.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.suffix[1:].isdigit() and not psutil.pid_exists(int(left.suffix[1:])):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -19,6 +19,12 @@ SCHEDULERS = {
     "linear": lambda optimizer, steps: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(1, steps)),
     "cosine": lambda optimizer, steps: lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps)),
 }
+UNFIT = {  # optimisers of torch.optim
+    "Optimizer": "is only what the others have in common",
+    "LBFGS": "computes the loss several times a step, and training does it once",
+    "SparseAdam": "takes sparse gradients only, and the network has dense ones",
+    "Muon": "takes matrices only, and the network has other parameters too",
+}
 CHOICES = {
     "split": ("test", "validation"),
     "init": ("random", "pretrained"),
@@ -134,6 +140,8 @@ class RunConfig:
         optimizer = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")
+        if self.optimizer in UNFIT:
+            raise ValueError(f"optimizer={self.optimizer!r}: it {UNFIT[self.optimizer]}")
         if self.record_bounds and not method.has_proxies:
             raise ValueError(f"record_bounds: {self.method} has no proxies")
 

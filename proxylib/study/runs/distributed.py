@@ -51,6 +51,7 @@ def processes(device: str) -> Iterator[None]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # who leaves first would abort while others still talk to it
     finally:
         dist.destroy_process_group()
 

@@ -120,7 +120,9 @@ def execute(
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
     ):
         torch.manual_seed(config.seed)
-        generator = torch.Generator().manual_seed(config.seed)
+        # Proxies and batches have a stream of their own: else proxies resemble the network.
+        other = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(other)
         model = starting_network(config, train_set.images).to(machine.device)
         if machine.channels_last:
             model = model.to(memory_format=torch.channels_last)

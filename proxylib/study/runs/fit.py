@@ -82,10 +82,15 @@ def fit(
     if state := checkpoint.load() if checkpoint else None:
         done, seconds, rows = state["step"], state["seconds"], state["rows"]
         losses = list(state["losses"].to(device))
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        generator.set_state(state["generator"])
-        set_random_state(state["random"], device)
+        try:
+            if not 0 < done <= steps:
+                raise ValueError(f"step {done} of {steps}")
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            generator.set_state(state["generator"])
+            set_random_state(state["random"], device)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{checkpoint.file}: not a state of this run: {error}") from error
         if distributed.rank():  # it is process 0's, and each has a dropout of its own
             torch.manual_seed(done * distributed.size() + distributed.rank())
     else:
