@@ -1,6 +1,5 @@
 """Runs found again on disk, and sweeps of many in parallel."""
 
-import functools
 import os
 import threading
 import time
@@ -67,7 +66,7 @@ def sweep(
             jobs = 1  # a run fills the GPU
         with _backend():
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-            tasks = (joblib.delayed(_numbered)(os.getpid(), i, *arguments[i]) for i in todo)
+            tasks = (joblib.delayed(_numbered)(i, *arguments[i]) for i in todo)
             for i, result in parallel(tasks):
                 if isinstance(result, FloatingPointError) and not keep_diverged:
                     raise result
@@ -80,7 +79,8 @@ def sweep(
 def _backend() -> Iterator[None]:
     """joblib's own processes, or those of the cluster whose scheduler `DASK` names."""
     if not (address := os.environ.get(DASK)):
-        yield
+        with joblib.parallel_config(backend="loky", initializer=_end_with, initargs=(os.getpid(),)):
+            yield
         return
     try:
         from distributed import Client
@@ -128,19 +128,15 @@ def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
     return config, fingerprint(config)
 
 
-def _numbered(caller: int, i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
-    if os.getppid() == caller:  # a process of joblib's own, not of a cluster
-        _end_with_parent()
+def _numbered(i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
     try:
         return i, cached(_run, *args)
     except FloatingPointError as error:
         return i, error
 
 
-@functools.cache
-def _end_with_parent() -> None:
-    """End this process soon after its parent, which may have been killed: else it would stay."""
-    parent = os.getppid()
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed any time: else it would stay."""
 
     def watch() -> None:
         while os.getppid() == parent:
