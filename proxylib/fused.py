@@ -1,18 +1,19 @@
-"""Eq. 4 and the triplet hinge over all proxies, without any (B, P) or second (P, D) matrix.
+"""Eq. 4 and the triplet hinge over all proxies, without any (P, B) or second (P, D) matrix.
 
 Both losses compare d = ‖x̂‖² + ‖p̂‖² − 2 x̂·p̂ of proxies for one anchor x, so ‖x̂‖² cancels. What is
 left of a proxy is its *value*, the larger the nearer:
 
     v_p = 2 x̂·p̂ − ‖p̂‖²    Eq. 4: −v_y + log Σ_z exp v_z    Eq. 3: [v_z − v_y + M]₊
 
-and if p̂ = N_p p/‖p‖, the constant ‖p̂‖² = N_p² cancels as well: v_p = (2 x̂·p) N_p/‖p‖, a product
-with the proxies as they are, its columns rescaled afterwards.
+and if p̂ = N_p p/‖p‖, the constant ‖p̂‖² = N_p² cancels as well: v_p = (2 N_p x̂)·p / ‖p‖, a product
+with the proxies as they are, its columns divided by their lengths.
 
 More proxies than fit into one tile are gone through tile by tile. The forward pass keeps the
 logarithm of each tile's sum, the backward pass computes the values again. So beyond inputs and
-gradients the memory is a few (B, tile) matrices, whatever P.
+gradients the memory is a few (tile, B) matrices, whatever P.
 
-Shapes: B anchors, P proxies of which T in a tile, D the width of the embedding.
+Shapes: B anchors, P proxies of which T in a tile, D the width of the embedding. Proxies are the
+rows: a CPU multiplies (T, D) by (D, B), and (T, B) by (B, D), much faster than the transposed.
 """
 
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxylib.proxies import UNUSED
+from proxylib.proxies import UNUSED, negative_mask
 
-Hide = Callable[[Tensor, int], None]  # values (B, T), first proxy of the tile: see `by_label`
+Hide = Callable[[Tensor, int], None]  # values (T, B), first proxy of the tile: see `by_label`
 HIDDEN = -1e30  # value of a proxy that is no negative; finite, for 0 · inf would be NaN
-CPU_TILE, GPU_TILE = 2**17, 2**25  # entries of one (B, T) matrix; the first fits into a cache
+FEW = 1024  # proxies, so few that looking at all of them is cheaper than choosing
+CPU_TILE, GPU_TILE = 2**19, 2**25  # entries of one (T, B) matrix
 
 
 class Settings(NamedTuple):
@@ -52,7 +54,7 @@ class Settings(NamedTuple):
 
 def fused_loss(
     embeddings: Tensor, proxies: Tensor, positive: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, int]:
     """Mean of `nca_loss` or `mean_triplet_loss` over the anchors that have a negative proxy.
 
     Value and gradients are those of `ProxyLoss.compare` and `score` with squared distances, up to
@@ -66,7 +68,7 @@ def fused_loss(
 
     Returns:
         Scalar loss, at least float32, 0 if no anchor has a negative; number of anchors without a
-        negative, int64.
+        negative.
 
     Raises:
         RuntimeError: in the backward pass, if a second derivative is asked for.
@@ -75,7 +77,7 @@ def fused_loss(
         >>> x, p = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [-5.0, 0.0]])
         >>> settings = Settings(hide_positive=True, embedding_norm=1, proxy_norm=1)
         >>> fused_loss(x, p, torch.tensor([0]), settings)  # d(x, p_y) = 0, d(x, p_z) = 4
-        (tensor(-4.), tensor(0))
+        (tensor(-4.), 0)
     """
     if embeddings.dtype in (torch.float16, torch.bfloat16):
         embeddings = embeddings.float()
@@ -92,47 +94,45 @@ def nearest_proxy(embeddings: Tensor, proxies: Tensor, settings: Settings) -> Te
     if embeddings.dtype in (torch.float16, torch.bfloat16):
         embeddings = embeddings.float()
     proxies = proxies.to(embeddings.dtype)
-    doubled, _ = _doubled(embeddings, settings.embedding_norm)
+    query = _query(embeddings, settings)[0]
     found = []
     for start, stop in _edges(len(embeddings), proxies, settings.tile):
-        values, _ = _values(doubled, proxies[start:stop], settings.proxy_norm)
-        value, place = values.max(1)
+        values, _ = _values(query, proxies[start:stop], settings.proxy_norm)
+        value, place = values.max(0)
         found.append((value, place + start))
-    values, places = (torch.stack(part, 1) for part in zip(*found, strict=True))  # (B, tiles)
-    return places.gather(1, values.argmax(1, keepdim=True)).squeeze(1)
+    values, places = (torch.stack(part) for part in zip(*found, strict=True))  # (tiles, B)
+    return places.gather(0, values.argmax(0, keepdim=True)).squeeze(0)
 
 
 def by_label(exclusive: Tensor, labels: Tensor, n_labels: int) -> Hide:
     """Hides the proxies that `negative_mask` leaves out: those of the anchor's label, and unused.
 
-    Only the columns of proxies that serve one of the batch's labels, or none, are looked at.
+    Of many proxies only those that serve one of the batch's labels, or none, are looked at.
 
     Args:
         exclusive: (P,) from `exclusive_label`.
         labels: (B,) int64 of the anchors.
         n_labels: C.
     """
+    if len(exclusive) <= FEW:
+        return by_mask(negative_mask(exclusive, labels))
     concerned = torch.zeros(n_labels + 2, dtype=torch.bool, device=labels.device)
     concerned[labels] = True
     concerned[UNUSED] = True  # −2, and SHARED = −1: the two last entries
 
     def hide(values: Tensor, start: int) -> None:
-        whose = exclusive[start : start + values.shape[1]]  # (T,)
-        columns = concerned[whose].nonzero().squeeze(1)
-        whose = whose[columns]
-        hidden = (whose == labels[:, None]) | (whose == UNUSED)  # (B, columns)
-        values[:, columns] = values[:, columns].masked_fill(hidden, HIDDEN)
+        whose = exclusive[start : start + len(values)]  # (T,)
+        rows = concerned[whose].nonzero().squeeze(1)
+        mask = negative_mask(whose[rows], labels)  # (B, rows)
+        values[rows] = values[rows].masked_fill_(~mask.T, HIDDEN)
 
     return hide
 
 
 def by_mask(mask: Tensor) -> Hide:
     """Hides all but the negatives of a mask (B, P) bool."""
-
-    def hide(values: Tensor, start: int) -> None:
-        values.masked_fill_(~mask[:, start : start + values.shape[1]], HIDDEN)
-
-    return hide
+    hidden = ~mask.T  # (P, B)
+    return lambda values, start: values.masked_fill_(hidden[start : start + len(values)], HIDDEN)
 
 
 class _Tile(NamedTuple):
@@ -140,8 +140,9 @@ class _Tile(NamedTuple):
 
     start: int
     stop: int
-    rows: Tensor  # (R,) these anchors
-    columns: Tensor  # (R,) their positives, counted from `start`
+    anchors: Tensor | slice  # (R,) these anchors
+    rows: Tensor  # (R,) their positives, counted from `start`
+    flat: Tensor  # (R,) places of both in a flattened (T, B) matrix
 
 
 def _edges(n_anchors: int, proxies: Tensor, tile: int | None) -> list[tuple[int, int]]:
@@ -153,88 +154,105 @@ def _edges(n_anchors: int, proxies: Tensor, tile: int | None) -> list[tuple[int,
 
 
 def _tiles(positive: Tensor, proxies: Tensor, tile: int | None) -> list[_Tile]:
-    edges = _edges(len(positive), proxies, tile)
+    n = len(positive)
+    edges = _edges(n, proxies, tile)
+    columns = torch.arange(n, device=positive.device)
     if len(edges) == 1:
-        rows = torch.arange(len(positive), device=positive.device)
-        return [_Tile(*edges[0], rows, positive)]
-    positive, rows = positive.sort()
+        flat = columns.add_(positive, alpha=n)
+        return [_Tile(0, len(proxies), slice(None), positive, flat)]
+    positive, order = positive.sort()
     stops = torch.tensor([stop for _, stop in edges], device=positive.device)
     counts = torch.searchsorted(positive, stops).diff(prepend=stops.new_zeros(1)).tolist()
-    parts = zip(edges, rows.split(counts), positive.split(counts), strict=True)
-    return [_Tile(start, stop, r, column - start) for (start, stop), r, column in parts]
+    tiles = []
+    parts = zip(edges, order.split(counts), positive.split(counts), strict=True)
+    for (start, stop), anchors, proxy in parts:
+        rows = proxy - start
+        tiles.append(_Tile(start, stop, anchors, rows, anchors + n * rows))
+    return tiles
 
 
-def _doubled(embeddings: Tensor, norm: float | None) -> tuple[Tensor, Tensor | None]:
-    """2 x̂ (B, D), and the lengths ‖x‖ (B, 1), 1 where x = 0, if they matter."""
-    if norm is None:
-        return 2 * embeddings, None
+def _query(embeddings: Tensor, s: Settings) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
+    """2 x̂ (B, D), times N_p if that is fixed.
+
+    Returns:
+        It; x/‖x‖ (B, D) and ‖x‖ (B, 1), which is 1 where x = 0, with fixed norms; the factor
+        that makes the query of x/‖x‖, or of x.
+    """
+    factor = 2.0 * (1 if s.proxy_norm is None else s.proxy_norm)
+    if s.embedding_norm is None:
+        return factor * embeddings, None, None, factor
+    factor *= s.embedding_norm
     length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
     length.masked_fill_(length == 0, 1)
-    return embeddings * (2 * norm / length), length
+    unit = embeddings / length
+    return factor * unit, unit, length, factor
 
 
-def _values(doubled: Tensor, proxies: Tensor, norm: float | None) -> tuple[Tensor, Tensor | None]:
-    """Values (B, T) of proxies (T, D) for 2 x̂ (B, D), and N_p/‖p‖ (T,) with fixed norms."""
-    values = doubled @ proxies.T
+def _values(query: Tensor, proxies: Tensor, norm: float | None) -> tuple[Tensor, Tensor | None]:
+    """Values (T, B) of proxies (T, D) for queries (B, D), and ‖p‖ (T, 1) with fixed norms."""
+    values = proxies @ query.T
     if norm is None:
-        return values.sub_(torch.linalg.vecdot(proxies, proxies)), None
-    length = torch.linalg.vector_norm(proxies, dim=1)
-    zero = length == 0
-    scale = norm / length.masked_fill_(zero, 1)
-    # A zero vector has no direction: it stays zero, so that its ‖p̂‖² is smaller by N_p².
-    return torch.addcmul(zero * norm**2, values, scale, out=values), scale
+        return values.sub_(torch.linalg.vecdot(proxies, proxies)[:, None]), None
+    length = torch.linalg.vector_norm(proxies, dim=1, keepdim=True)
+    if not length.all():
+        # A zero vector has no direction: it stays zero, so that its ‖p̂‖² is smaller by N_p².
+        zero = length == 0
+        length, values = length.masked_fill(zero, 1), values.masked_fill_(zero, norm**2)
+    return values.div_(length), length
 
 
 def _hide(values: Tensor, tile: _Tile, settings: Settings) -> None:
     if settings.hide is not None:
         settings.hide(values, tile.start)
     if settings.hide_positive:
-        values[tile.rows, tile.columns] = HIDDEN
+        values.view(-1)[tile.flat] = HIDDEN
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeddings, proxies, positive, settings):
         s = settings
-        doubled, length = _doubled(embeddings, s.embedding_norm)
+        query, unit, length, factor = _query(embeddings, s)
         tiles = _tiles(positive, proxies, s.tile)
-        kept = scale = v_pos = None
+        kept = lengths = v_pos = None
         if len(tiles) > 1:  # else v_pos is one of the values below
-            v_pos = _values(doubled, proxies[positive], s.proxy_norm)[0].diagonal()[:, None]
+            v_pos = _values(query, proxies[positive], s.proxy_norm)[0].diagonal()  # (B,)
         parts = []
         for tile in tiles:
-            values, scale = _values(doubled, proxies[tile.start : tile.stop], s.proxy_norm)
+            values, lengths = _values(query, proxies[tile.start : tile.stop], s.proxy_norm)
             if v_pos is None:
-                v_pos, kept = values.gather(1, positive[:, None]), values  # (B, 1)
+                v_pos, kept = values.view(-1)[tile.flat], values
             _hide(values, tile, s)
+            top = values.amax(0)
             if s.margin is None:
-                parts.append(values.logsumexp(1))  # (B,)
+                parts.append((values - top).exp_().sum(0).log_().add_(top))  # (B,)
             else:
                 hinges = torch.relu(values - (v_pos - s.margin))
-                parts.append(torch.stack([values.amax(1), hinges.sum(1), (hinges > 0).sum(1)]))
-        # What a weight ∂loss/∂v (up to the anchor's share of the mean) follows from: see backward.
+                parts.append(torch.stack([top, hinges.sum(0), (hinges > 0).sum(0)]))
+        # What backward makes the weights of: level, with which values are compared; pull, the
+        # positive's own; share, the anchor's in the loss; each (B,).
         if s.margin is None:
-            level = parts[0] if kept is not None else torch.stack(parts).logsumexp(0)
-            without = level < HIDDEN / 2  # written so that NaN does not pass for "no negative"
-            level = level[:, None]
+            level = least = parts[0] if kept is not None else torch.stack(parts).logsumexp(0)
+            pull, share = torch.full_like(v_pos, -1), torch.ones_like(v_pos)
             if s.include_positive:
                 level = torch.logaddexp(level, v_pos)
-            losses = (level - v_pos).squeeze(1)  # Eq. 4
-            pull = torch.exp(v_pos - level) - 1 if s.include_positive else -torch.ones_like(v_pos)
-            share = (~without).to(losses.dtype)
+                pull += torch.exp(v_pos - level)
+            losses = level - v_pos  # Eq. 4
         else:
-            highest, total, violating = torch.stack(parts, 1).unbind()  # (tiles, B) each
-            without, level = highest.amax(0) < HIDDEN / 2, v_pos - s.margin
-            violating = violating.sum(0)
-            share = ~without / violating.clamp_min(1)
-            losses, pull = total.sum(0), -violating[:, None]  # Eq. 3, not yet averaged
-        count = without.sum()
-        share /= (len(without) - count).clamp_min(1)  # (B,) of each anchor in the mean
-        ctx.save_for_backward(embeddings, proxies, positive, doubled, length, v_pos, level, pull,
-                              share, kept, scale if kept is not None else None)  # fmt: skip
-        ctx.settings = s
-        ctx.mark_non_differentiable(count)
-        return losses @ share, count
+            least, total, violating = torch.stack(parts, 1).unbind()  # (tiles, B) each
+            least, violating = least.amax(0), violating.sum(0)
+            level, pull, share = v_pos - s.margin, -violating, 1 / violating.clamp_min(1)
+            losses = total.sum(0)
+        n_without = 0
+        if float(least.amin()) < HIDDEN / 2:  # some anchor has no negative; NaN is not one of them
+            share = share.masked_fill(least < HIDDEN / 2, 0)
+            n_without = int((share == 0).sum())
+        share /= max(1, len(share) - n_without)
+        ctx.save_for_backward(
+            proxies, query, unit, length, v_pos, level, pull, share, kept, lengths
+        )
+        ctx.settings, ctx.tiles, ctx.factor = s, tiles, factor
+        return losses @ share, n_without
 
     @staticmethod
     def backward(ctx, gradient, _):
@@ -243,42 +261,40 @@ class _FusedLoss(torch.autograd.Function):
                 "the fused loss has no second derivative (create_graph=True): override `score`, if "
                 "only to call super().score, and the loss is made of differentiable parts"
             )
-        s = ctx.settings
-        embeddings, proxies, positive, doubled, length, v_pos, level, pull, share, kept, scale = (
-            ctx.saved_tensors
-        )
+        s, (wants_embeddings, wants_proxies, *_) = ctx.settings, ctx.needs_input_grad
+        proxies, query, unit, length, v_pos, level, pull, share, kept, lengths = ctx.saved_tensors
         share = share * gradient  # (B,)
-        shared = doubled * share[:, None]  # (B, D)
-        for_embeddings, for_proxies = torch.zeros_like(doubled), None
-        if ctx.needs_input_grad[1]:
+        column = share[:, None]
+        shared, pull_v = query * column, pull * v_pos * share
+        for_embeddings, for_proxies = torch.zeros_like(query), None
+        if wants_proxies:
             for_proxies = torch.empty_like(proxies, memory_format=torch.contiguous_format)
-        for tile in _tiles(positive, proxies, s.tile):
+        for tile in ctx.tiles:
             part, values = proxies[tile.start : tile.stop], kept
             if kept is None:
-                values, scale = _values(doubled, part, s.proxy_norm)
+                values, lengths = _values(query, part, s.proxy_norm)
                 _hide(values, tile, s)
-            # ∂loss/∂v: softmax weights or 1 for each violating negative; and the positive's pull.
-            weights = torch.exp(values - level) if s.margin is None else (values > level).to(values)
-            at, pulls = (tile.rows, tile.columns), pull[tile.rows, 0]
-            if for_proxies is not None and scale is not None:
-                # ∂v/∂p = N_p/‖p‖ 2x̂ − p v/‖p‖²: what is left of a step along p is nothing.
-                along = share @ (weights * values)  # (T,)
-                pulled = pulls * v_pos[tile.rows, 0] * share[tile.rows]
-                along = along.index_add_(0, tile.columns, pulled).mul_((scale / s.proxy_norm) ** 2)
-            weights.index_put_(at, pulls, accumulate=True)
-            if scale is not None:
-                weights *= scale
-            elif for_proxies is not None:
-                along = 2 * (share @ weights)  # ∂v/∂p = 2x − 2p
-            if ctx.needs_input_grad[0]:
-                for_embeddings.addmm_(weights, part)
-            if for_proxies is not None:
+            # ∂loss/∂v, up to the share: a softmax, or 1 for each violating negative; then the pull.
+            above = values - level
+            weights = above.exp_() if s.margin is None else (above > 0).to(above)
+            if wants_proxies and lengths is not None:
+                # ∂v/∂p = query/‖p‖ − v p/‖p‖²: nothing is left of a step along p.
+                along = torch.mv(weights * values, share)  # (T,)
+                along.index_add_(0, tile.rows, pull_v[tile.anchors])
+                along = along[:, None] / lengths.square()
+            weights.view(-1).index_add_(0, tile.flat, pull[tile.anchors])
+            if lengths is not None:
+                weights /= lengths
+            elif wants_proxies:
+                along = 2 * torch.mv(weights, share)[:, None]  # ∂v/∂p = query − 2 p
+            if wants_embeddings:
+                for_embeddings.addmm_(weights.T, part)
+            if wants_proxies:
                 out = for_proxies[tile.start : tile.stop]
-                torch.mm(weights.T, shared, out=out)
-                out.addcmul_(part, along[:, None], value=-1)
-        for_embeddings *= 2 * share[:, None]
-        if length is not None:  # x̂ = N_x x/‖x‖
-            unit = embeddings / length
+                torch.mul(part, along.neg_(), out=out).addmm_(weights, shared)
+        column = column * ctx.factor
+        for_embeddings *= column if unit is None else column / length
+        if unit is not None:  # nor of one along x
             along = torch.linalg.vecdot(for_embeddings, unit)[:, None]
-            for_embeddings = (for_embeddings - along * unit) * (s.embedding_norm / length)
+            for_embeddings.addcmul_(unit, along, value=-1)
         return for_embeddings, for_proxies, None, None

@@ -176,7 +176,8 @@ class ProxyLoss(Objective):
             settings = settings._replace(hide=self._hide(anchors, negatives))
             positive = self.assignment[positives]
             loss, without = fused_loss(embeddings, self.proxies, positive, settings)
-            self.without_negative += without
+            if without:
+                self.without_negative += without
             return loss
         distances, positive, mask = self.compare(embeddings, anchors, positives, negatives)
         self.without_negative += (~mask.any(1)).sum()

@@ -236,10 +236,11 @@ def test_tiles_cover_every_proxy_and_find_each_positive(n_proxies, tile):
     assert [t.start for t in tiles] == [0, *(t.stop for t in tiles[:-1])]
     assert tiles[-1].stop == n_proxies
     assert max(t.stop - t.start for t in tiles) <= tile
-    rows = torch.cat([t.rows for t in tiles])
-    columns = torch.cat([t.columns + t.start for t in tiles])
-    assert torch.equal(rows.sort().values, torch.arange(9))
-    assert torch.equal(columns, positive[rows])
+    anchors = torch.cat([torch.arange(9)[t.anchors] for t in tiles])
+    assert torch.equal(anchors.sort().values, torch.arange(9))
+    assert torch.equal(torch.cat([t.rows + t.start for t in tiles]), positive[anchors])
+    flat = torch.cat([9 * t.rows + torch.arange(9)[t.anchors] for t in tiles])
+    assert torch.equal(torch.cat([t.flat for t in tiles]), flat)
 
 
 @pytest.mark.parametrize("tile", [None, 4])
