@@ -21,7 +21,8 @@ class ProxyNCA(ProxyLoss):
         dim: D, width of the embedding.
         generator: source of the proxies' random start; None = torch's own.
         include_positive: see `nca_loss`.
-        options: see `ProxyLoss`: `embedding_norm`, `proxy_norm`, `squared`, `n_negatives`.
+        options: see `ProxyLoss`: `embedding_norm`, `proxy_norm`, `squared`, `n_negatives`,
+            `shared_negatives`, `sparse`.
 
     Raises:
         ValueError: fewer than 2 classes; as `ProxyLoss`.
