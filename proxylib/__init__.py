@@ -39,6 +39,7 @@ from proxylib.losses import (
 )
 from proxylib.models import ConvNet
 from proxylib.objectives import Objective, ProxyLoss
+from proxylib.optimizers import LazyAdam
 from proxylib.proxies import (
     assign_by_label,
     assign_nearest,
@@ -57,6 +58,7 @@ __all__ = [
     "ConvNet",
     "DynamicProxyLoss",
     "InstanceLoss",
+    "LazyAdam",
     "LiftedStructure",
     "NPairs",
     "Objective",

@@ -76,21 +76,14 @@ class DynamicProxyLoss(ProxyLoss):
             self.assignment = self._nearest(embeddings)
         self._update_exclusive()
 
-    def compare(
-        self,
-        embeddings: Tensor,
-        anchors: Tensor,
-        positives: Tensor,
-        negatives: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `ProxyLoss`, after the anchors have moved to their nearest proxies (1016).
+    def _follow(self, anchors: Tensor, nearest: Callable[[], Tensor]) -> None:
+        """The anchors move to their nearest proxies (1016).
 
-        So this *changes* `assignment`, and with it the positives and negatives of this batch.
+        So `forward` and `compare` *change* `assignment`, and with it the batch's own positives
+        and negatives.
         """
-        distances = self.distances(embeddings)  # (B, P)
-        self.assignment[anchors] = distances.detach().argmin(1)
+        self.assignment[anchors] = nearest()
         self._update_exclusive()
-        return distances, *self.roles(anchors, positives, negatives)
 
     def _nearest(self, embeddings: Tensor) -> Tensor:
         return assign_nearest(

@@ -127,6 +127,7 @@ def nca_loss(
 
 
 nca_loss.sums_over_negatives = True  # see `sums_over_negatives`
+nca_loss.is_fused = True  # fused.py knows this loss, and its keywords
 
 
 def mean_triplet_loss(
@@ -143,6 +144,9 @@ def mean_triplet_loss(
         (B,) losses ≥ 0.
     """
     return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
+
+
+mean_triplet_loss.is_fused = True  # fused.py knows this loss, and its keyword
 
 
 def mean_contrastive_loss(
@@ -170,13 +174,17 @@ def mean_over_anchors(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * has_negative).sum() / has_negative.sum().clamp_min(1)
 
 
+def unwrapped(loss: Loss | None) -> tuple[Loss | None, dict[str, object]]:
+    """The function inside `functools.partial`s, and the keywords that these fix."""
+    keywords = {}
+    while isinstance(loss, functools.partial):
+        loss, keywords = loss.func, {**loss.keywords, **keywords}
+    return loss, keywords
+
+
 def includes_positive(loss: Loss) -> bool:
     """Whether the positive is in the sum of this NCA loss, so that it must not be there twice."""
-    while isinstance(loss, functools.partial):
-        if "include_positive" in loss.keywords:
-            return loss.keywords["include_positive"]
-        loss = loss.func
-    return False
+    return unwrapped(loss)[1].get("include_positive", False)
 
 
 def sums_over_negatives(loss: Loss) -> bool:
@@ -184,6 +192,4 @@ def sums_over_negatives(loss: Loss) -> bool:
 
     A loss function says so by an attribute of this name; one that averages needs no correction.
     """
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return getattr(loss, "sums_over_negatives", False)
+    return getattr(unwrapped(loss)[0], "sums_over_negatives", False)

@@ -4,9 +4,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from proxylib.distances import pairwise_distance, rescale
-from proxylib.losses import Loss, includes_positive, mean_over_anchors, sums_over_negatives
+from proxylib.fused import Hide, Settings, by_label, by_mask, fused_loss, nearest_proxy
+from proxylib.losses import (
+    Loss,
+    includes_positive,
+    mean_over_anchors,
+    sums_over_negatives,
+    unwrapped,
+)
 from proxylib.proxies import (
     SHARED,
     UNUSED,
@@ -16,6 +24,7 @@ from proxylib.proxies import (
     init_proxies,
     negative_mask,
     negative_mask_of_points,
+    rank_by_label,
     sample_negatives,
 )
 from proxylib.samplers import (
@@ -40,6 +49,7 @@ class Objective(nn.Module):
         super().__init__()
         if labels is not None:
             check_labels(labels)
+        self.n_labels = 0 if labels is None else int(labels.max()) + 1
         self.register_buffer("labels", labels)
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
@@ -67,7 +77,8 @@ class ProxyLoss(Objective):
     them exactly if it serves a point of Z.
 
     `forward` is `compare`, then `score`. A loss that sums by proxy instead of by anchor overrides
-    `score`.
+    `score`. Where neither is overridden, Eq. 4 and the triplet hinge over all proxies at squared
+    distances are computed by `fused.fused_loss`: the same up to rounding, faster, in less memory.
 
     Args:
         assignment: (N,) int64, the proxy of each training point; see proxies.py.
@@ -85,14 +96,25 @@ class ProxyLoss(Objective):
         squared: ‖x−p‖² (paper, section 3.1) or ‖x−p‖.
         drop_positive: never count the positive proxy as a negative. With dynamic assignment all
             points on one proxy is then a trivial optimum.
-        n_negatives: negative proxies drawn per anchor and step; None = all. In a loss that sums
-            over its negatives, as NCA, each counts for n / k of the n there are: an unbiased
+        n_negatives: k negative proxies drawn per anchor and step; None = all. Only these are
+            looked at, so a step costs no more for more proxies. In a loss that sums over its
+            negatives, as NCA, each of the k drawn counts for n / k of the n there are: an unbiased
             estimate of the sum in Eq. 4. Its logarithm is too small on average (Jensen), less so
             the larger k. The hinges average over the violating ones drawn: no correction needed.
+        shared_negatives: draw k proxies once for the whole batch, as is usual with very many
+            classes, instead of k for each anchor: B times fewer rows to fetch. An anchor takes
+            those that are its negatives, fewer than k if its own proxy is drawn; if none is, it is
+            left out and counted. Each estimate is unbiased as before, but the anchors' errors are
+            no longer independent of each other.
+        sparse: the proxies' gradient holds only the rows of positives and drawn negatives, for
+            `LazyAdam`, `torch.optim.SparseAdam` or SGD. Else it is dense, for any optimiser, and
+            making it costs as much as there are proxies.
 
     Raises:
         ValueError: neither or both of labels and triplets; points without a proxy; with a
-            static assignment, proxies without a point, or fewer negatives than are to be drawn.
+            static assignment, proxies without a point, or fewer negatives than are to be drawn;
+            `shared_negatives` or `sparse` without `n_negatives`.
+        TypeError: `n_negatives` in a subclass that overrides what looks at all proxies.
 
     Example:
         >>> labels = torch.tensor([0, 0, 1, 1])
@@ -117,6 +139,8 @@ class ProxyLoss(Objective):
         squared: bool = True,
         drop_positive: bool = False,
         n_negatives: int | None = None,
+        shared_negatives: bool = False,
+        sparse: bool = False,
     ):
         super().__init__(labels)
         if (labels is None) == (triplets is None):
@@ -128,6 +152,8 @@ class ProxyLoss(Objective):
         self.loss, self.squared, self.drop_positive = loss, squared, drop_positive
         self.embedding_norm, self.proxy_norm = embedding_norm, proxy_norm
         self.n_negatives, self.generator = n_negatives, generator
+        self.shared_negatives, self.sparse = shared_negatives, sparse
+        self._ranking = None  # of `exclusive`, made when negatives are drawn
         self.proxies = nn.Parameter(init_proxies(self.n_proxies, dim, generator))
         self.register_buffer("assignment", assignment.clone())
         self.register_buffer("triplets", triplets)
@@ -136,8 +162,7 @@ class ProxyLoss(Objective):
         if triplets is not None:
             check_triplets(triplets, len(assignment))
         self._update_exclusive()
-        if n_negatives is not None:
-            self._check_n_negatives()
+        self._check_n_negatives()
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
         if self.labels is None:
@@ -162,6 +187,18 @@ class ProxyLoss(Objective):
         Returns:
             Scalar, at least float32.
         """
+        if (settings := self._fused_settings()) is not None:
+            self._follow(anchors, lambda: nearest_proxy(embeddings, self.proxies, settings))
+            settings = settings._replace(hide=self._hide(anchors, negatives))
+            positive = self.assignment[positives]
+            loss, without = fused_loss(embeddings, self.proxies, positive, settings)
+            if without:
+                self.without_negative += without
+            return loss
+        if self.n_negatives is not None:
+            d_pos, d_neg, mask = self._compare_sampled(embeddings, anchors, positives)
+            self.without_negative += (~mask.any(1)).sum()
+            return mean_over_anchors(self.loss(d_pos, d_neg, mask), mask)
         distances, positive, mask = self.compare(embeddings, anchors, positives, negatives)
         self.without_negative += (~mask.any(1)).sum()
         return self.score(distances, positive, mask)
@@ -179,6 +216,7 @@ class ProxyLoss(Objective):
             distances (B, P); positive proxies (B,) int64; negative proxies (B, P) bool.
         """
         distances = self.distances(embeddings)  # (B, P)
+        self._follow(anchors, lambda: distances.detach().argmin(1))
         return distances, *self.roles(anchors, positives, negatives)
 
     def distances(self, embeddings: Tensor) -> Tensor:
@@ -198,7 +236,7 @@ class ProxyLoss(Objective):
             mask = negative_mask_of_points(self.assignment, negatives, self.n_proxies)
         else:
             mask = negative_mask(self.exclusive, self.labels[anchors])
-        if self.drop_positive or includes_positive(self.loss):  # the latter adds it itself
+        if self._hides_positive:
             mask = mask.scatter(1, positive[:, None], False)
         return positive, mask  # (B,), (B, P)
 
@@ -207,15 +245,41 @@ class ProxyLoss(Objective):
         if self.loss is None:
             raise TypeError("no loss: expected a function of distances, as loss=losses.nca_loss")
         d_pos = distances.gather(1, positive[:, None]).squeeze(1)  # (B,)
-        d_neg = distances
-        if (k := self.n_negatives) is not None:
-            available = mask.sum(1, keepdim=True)
-            chosen, mask = sample_negatives(mask, k, self.generator)  # (B, k), (B, k)
-            d_neg = distances.gather(1, chosen)
-            if sums_over_negatives(self.loss):  # each one drawn stands for available / drawn
-                drawn = mask.sum(1, keepdim=True)
-                d_neg = d_neg - (available.clamp_min(1).to(d_neg) / drawn.clamp_min(1)).log()
-        return mean_over_anchors(self.loss(d_pos, d_neg, mask), mask)
+        return mean_over_anchors(self.loss(d_pos, distances, mask), mask)
+
+    def _compare_sampled(
+        self, embeddings: Tensor, anchors: Tensor, positives: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances to the positive (B,) and to the negatives drawn (B, k), and which are some."""
+        norms = Settings(embedding_norm=self.embedding_norm, proxy_norm=self.proxy_norm)
+        self._follow(anchors, lambda: nearest_proxy(embeddings, self.proxies, norms))
+        if self._ranking is None or self._ranking[0] is not self.exclusive:
+            self._ranking = self.exclusive, rank_by_label(self.exclusive, self.n_labels)
+        positive = self.assignment[positives]  # (B,)
+        chosen, mask, available = sample_negatives(
+            self._ranking[1],
+            self.labels[anchors],
+            self.n_negatives,
+            self.generator,
+            positive if self._hides_positive else None,
+            self.shared_negatives,
+        )
+        columns = chosen
+        if not self.shared_negatives:  # (U,) drawn by any anchor, (B, k) places in it
+            columns, chosen = chosen.unique(return_inverse=True)
+        rows = functional.embedding(
+            torch.cat([positive, columns]), self.proxies, sparse=self.sparse
+        )  # (B + U, D)
+        distances = pairwise_distance(
+            rescale(embeddings, self.embedding_norm), rescale(rows, self.proxy_norm), self.squared
+        )
+        d_pos, d_neg = distances[:, : len(positive)].diagonal(), distances[:, len(positive) :]
+        if not self.shared_negatives:
+            d_neg = d_neg.gather(1, chosen)  # (B, k)
+        if sums_over_negatives(self.loss):  # each one drawn stands for available / drawn
+            drawn = mask.sum(1).clamp_min(1)
+            d_neg = d_neg - (available.clamp_min(1).to(d_neg) / drawn).log()[:, None]
+        return d_pos, d_neg, mask
 
     def metrics(self) -> dict[str, float]:
         """Proxies that serve a point; anchors since the last call that had no negative."""
@@ -224,12 +288,55 @@ class ProxyLoss(Objective):
         self.without_negative.zero_()
         return {"proxies_in_use": used.sum().item(), "anchors_without_negative": without}
 
+    @property
+    def _hides_positive(self) -> bool:
+        """Whether the positive proxy is no negative, even if it serves a point of Z."""
+        return self.drop_positive or includes_positive(self.loss)  # which adds it itself
+
+    def _fused_settings(self) -> Settings | None:
+        """What `fused_loss` needs, but for the batch; None where only `compare` and `score` do."""
+        if not self.squared or self.n_negatives is not None or self._overridden():
+            return None
+        function, fixed = unwrapped(self.loss)
+        if not getattr(function, "is_fused", False):
+            return None
+        return Settings(
+            hide_positive=self._hides_positive,
+            embedding_norm=self.embedding_norm,
+            proxy_norm=self.proxy_norm,
+            **{**function.__kwdefaults__, **fixed},
+        )
+
+    def _overridden(self) -> list[str]:
+        """The methods that look at all proxies, and of which a subclass has its own."""
+        names = ("compare", "distances", "roles", "score")
+        return [n for n in names if getattr(type(self), n) is not getattr(ProxyLoss, n)]
+
+    def _hide(self, anchors: Tensor, negatives: Tensor | None) -> Hide:
+        """The negatives of `roles`, as `fused_loss` wants them."""
+        if self.labels is None:
+            return by_mask(negative_mask_of_points(self.assignment, negatives, self.n_proxies))
+        return by_label(self.exclusive, self.labels[anchors], self.n_labels)
+
+    def _follow(self, anchors: Tensor, nearest: Callable[[], Tensor]) -> None:
+        """Called before the roles are read; `nearest()` is each anchor's nearest proxy (B,)."""
+
     def _update_exclusive(self) -> None:
         """Recompute `exclusive` after `assignment` changed."""
         if self.labels is not None:
             self.exclusive = exclusive_label(self.assignment, self.labels, self.n_proxies)
 
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self._ranking = None  # `exclusive` was overwritten in place
+
     def _check_n_negatives(self) -> None:
+        if self.n_negatives is None:
+            if self.shared_negatives or self.sparse:
+                raise ValueError("shared_negatives and sparse: expected n_negatives with them")
+            return
+        if own := self._overridden():
+            raise TypeError(f"n_negatives: {type(self).__name__} has its own {', '.join(own)}")
         if self.labels is None:
             raise ValueError(
                 f"n_negatives={self.n_negatives}: triplets bring their own negatives; draw fewer "
@@ -237,10 +344,9 @@ class ProxyLoss(Objective):
             )
         most = self.n_proxies
         if self.is_static:  # else the number changes, and an anchor takes what there is
-            n_labels = int(self.labels.max()) + 1
-            own = self.exclusive[self.exclusive >= 0].bincount(minlength=n_labels)
+            own = self.exclusive[self.exclusive >= 0].bincount(minlength=self.n_labels)
             negatives = (self.exclusive != UNUSED).sum() - own  # (C,) of each label
-            if self.drop_positive or includes_positive(self.loss):
+            if self._hides_positive:
                 shares = self.labels[self.exclusive[self.assignment] == SHARED].unique()
                 negatives[shares] -= 1
             most = int(negatives.min())

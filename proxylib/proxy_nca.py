@@ -21,7 +21,8 @@ class ProxyNCA(ProxyLoss):
         dim: D, width of the embedding.
         generator: source of the proxies' random start; None = torch's own.
         include_positive: see `nca_loss`.
-        options: see `ProxyLoss`: `embedding_norm`, `proxy_norm`, `squared`, `n_negatives`.
+        options: see `ProxyLoss`: `embedding_norm`, `proxy_norm`, `squared`, `n_negatives`,
+            `shared_negatives`, `sparse`.
 
     Raises:
         ValueError: fewer than 2 classes; as `ProxyLoss`.
@@ -62,7 +63,8 @@ class ProxyNCA(ProxyLoss):
             raise ValueError(
                 f"labels: expected (B,) int64, got {tuple(labels.shape)} {labels.dtype}"
             )
-        if ((labels < 0) | (labels >= n)).any():
+        low, high = labels.aminmax() if len(labels) else (0, 0)
+        if int(low) < 0 or int(high) >= n:
             wrong = labels[(labels < 0) | (labels >= n)].unique()[:10].tolist()
             raise ValueError(f"labels: expected 0 … {n - 1}, got {wrong}")
         return super().forward(embeddings, labels, labels)

@@ -13,7 +13,6 @@ from proxylib.proxies import (
     exclusive_label,
     negative_mask,
     negative_mask_of_points,
-    sample_negatives,
 )
 
 
@@ -132,23 +131,6 @@ def test_triplets_with_all_other_points_equal_labels():
     from_points = negative_mask_of_points(assignment, every_z, 8)
     from_labels = negative_mask(exclusive_label(assignment, LABELS, 8), torch.arange(10))
     assert torch.equal(from_points, from_labels)
-
-
-def test_sampled_negatives():
-    """Even, without replacement, only negatives; an anchor with few keeps them all."""
-    mask = torch.ones(4000, 6, dtype=torch.bool)
-    mask[:, 0] = False
-    mask[0, 2:] = False
-    chosen, valid = sample_negatives(mask, 2, rng())
-    assert valid[1:].all()
-    assert valid[0].sum() == 1
-    assert chosen[0][valid[0]].item() == 1
-    assert (chosen[1:, 0] != chosen[1:, 1]).all()
-    counts = chosen[1:].flatten().bincount(minlength=6)
-    assert counts[0] == 0
-    assert (counts[1:] / 3999 - 2 / 5).abs().max() < 0.03
-    again, _ = sample_negatives(mask, 2, rng())
-    assert torch.equal(chosen, again)
 
 
 @pytest.mark.parametrize(

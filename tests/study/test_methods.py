@@ -162,6 +162,8 @@ PROXY_OPTIONS = {
     "squared": True,
     "drop_positive": False,
     "n_negatives": None,
+    "shared_negatives": False,
+    "sparse": False,
     "ratio": 1.0,
     "assignment": "static",
     "n_triplets": 0,
