@@ -46,7 +46,6 @@ def check_assignment(
 
     Args:
         assignment: (N,) int64.
-        n_proxies: P.
         labels: (N,) int64, to name the labels left without a proxy; None = triplets only.
         all_used: every proxy must serve a point, as in all static assignments.
 
@@ -84,11 +83,7 @@ def _some(chosen: Tensor) -> list[int]:
 def assign_by_label(labels: Tensor) -> Tensor:
     """One proxy per label: point i is served by proxy `labels[i]` (step 904; static assignment).
 
-    Args:
-        labels: (N,) int64, 0 … number of labels − 1.
-
-    Returns:
-        (N,) int64 assignment.
+    Labels and assignment are (N,) int64.
 
     Raises:
         ValueError: labels of another type, negative, or with a gap (a proxy nobody is assigned to).
@@ -150,11 +145,9 @@ def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) ->
 
 
 def assign_random(n_points: int, n_proxies: int, generator: torch.Generator) -> Tensor:
-    """Points dealt to the proxies at random, whatever their label (step 1004).
+    """Points dealt to the proxies at random, whatever their label: (n_points,) int64 (step 1004).
 
-    Returns:
-        (n_points,) int64 assignment; every proxy serves as many points as any other, give or
-        take one.
+    Every proxy serves as many points as any other, give or take one.
 
     Raises:
         ValueError: more proxies than points, or none.
@@ -188,17 +181,11 @@ def assign_nearest(embeddings: Tensor, proxies: Tensor, chunk: int = 1024) -> Te
 
 
 def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tensor:
-    """For each proxy the only label it serves, `SHARED` by several, or `UNUSED`.
+    """For each proxy the only label it serves, `SHARED` by several, or `UNUSED`: (P,) int64.
 
     That is all one must know to find the negatives of an anchor of label c: a proxy serves some
-    point of another label exactly if its entry is neither c nor `UNUSED`.
-
-    Args:
-        assignment, labels: (N,) int64 over the training points.
-        n_proxies: P, number of proxies.
-
-    Returns:
-        (P,) int64.
+    point of another label exactly if its entry is neither c nor `UNUSED`. Assignment and labels
+    are (N,) int64 over the training points.
 
     Raises:
         ValueError: an entry of `assignment` that is no proxy.
@@ -211,17 +198,14 @@ def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tenso
 
 
 def negative_mask(exclusive: Tensor, anchor_labels: Tensor) -> Tensor:
-    """Which proxies are negatives of which anchor: those that serve a point of another label.
+    """Which proxies are negatives of which anchor, (B, P) bool: those that serve another label.
 
-    The anchor's positive proxy is among them exactly if it serves such a point as well
+    The anchor's positive proxy is among them exactly if it serves a point of another label as well
     (Algorithm 1 by the letter).
 
     Args:
         exclusive: (P,) from `exclusive_label`.
         anchor_labels: (B,) int64.
-
-    Returns:
-        (B, P) bool.
     """
     return (exclusive != anchor_labels[:, None]) & (exclusive != UNUSED)
 
@@ -232,10 +216,6 @@ def negative_mask_of_points(assignment: Tensor, negatives: Tensor, n_proxies: in
     Args:
         assignment: (N,) int64.
         negatives: (B, K) int64, the points Z of each anchor.
-        n_proxies: P.
-
-    Returns:
-        (B, P) bool.
     """
     mask = torch.zeros(len(negatives), n_proxies, dtype=torch.bool, device=negatives.device)
     return mask.scatter_(1, assignment[negatives], True)

@@ -22,6 +22,9 @@ class Stream:
         make: drawn numbers (size,) int64 → the batch, a tuple of index tensors.
         carry_over: True: the tail of one pass opens the next batch. False: the tail is dropped,
             so that no number comes twice in a batch.
+
+    Raises:
+        ValueError: a size outside of that.
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class Stream:
         make: Callable[[Tensor], tuple[Tensor, ...]],
         carry_over: bool = True,
     ):
+        if not 1 <= size <= n:
+            raise ValueError(f"batch_size={size}: expected 1 … {n}, what there is to draw from")
         self.n, self.size, self.generator = n, size, generator
         self.make, self.carry_over = make, carry_over
         self.queue = torch.empty(0, dtype=torch.int64)
@@ -55,12 +60,6 @@ class Stream:
         self.queue = state["queue"].clone()
         self.generator.set_state(state["generator"])
 
-    def then(self, change: Callable[..., tuple[Tensor, ...]]) -> "Stream":
-        """The same stream, `change` applied to each batch: it takes the batch's entries."""
-        make = self.make
-        self.make = lambda drawn: change(*make(drawn))
-        return self
-
 
 def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) -> Stream:
     """Anchors and positives (step 906; line 3 of Algorithm 1).
@@ -75,7 +74,6 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
         ValueError: a label with one point only, or a batch larger than the training set.
     """
     peers = _Peers(labels)
-    _check_batch(batch_size, len(labels))
     return Stream(
         len(labels), batch_size, generator, lambda drawn: (drawn, peers.positives(drawn, generator))
     )
@@ -90,9 +88,13 @@ def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) ->
     """
     if batch_size % 2:
         raise ValueError(f"batch_size={batch_size}: expected an even number, for pairs")
-    return anchor_batches(labels, batch_size // 2, generator).then(
-        lambda first, second: (torch.cat([first, second]), torch.cat([second, first]))
-    )
+    peers = _Peers(labels)
+
+    def both_ways(drawn: Tensor) -> tuple[Tensor, Tensor]:
+        positives = peers.positives(drawn, generator)
+        return torch.cat([drawn, positives]), torch.cat([positives, drawn])
+
+    return Stream(len(labels), batch_size // 2, generator, both_ways)
 
 
 def class_batches(
@@ -146,13 +148,8 @@ def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generato
     Raises:
         ValueError: a batch larger than the number of triplets.
     """
-    _check_batch(batch_size, len(triplets))
-
-    def rows(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch = triplets[drawn]
-        return batch[:, 0], batch[:, 1], batch[:, 2:]
-
-    return Stream(len(triplets), batch_size, generator, rows)
+    x, y, z = triplets[:, 0], triplets[:, 1], triplets[:, 2:]
+    return Stream(len(triplets), batch_size, generator, lambda i: (x[i], y[i], z[i]))
 
 
 def draw_triplets(
@@ -228,8 +225,3 @@ class _Peers:
         # From the anchor's place 1 … count − 1 steps on, around the end: each other point as often.
         step = 1 + (torch.rand(len(anchors), generator=generator) * (of_label - 1)).long()
         return self.by_label[self.start[label] + (self.rank[anchors] + step) % of_label]
-
-
-def _check_batch(batch_size: int, n: int) -> None:
-    if not 1 <= batch_size <= n:
-        raise ValueError(f"batch_size={batch_size}: expected 1 … {n}, what there is to draw from")

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -61,20 +61,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Record:
-    """A claim before it is judged. Called with its tables, it gives the judged `Claim`.
-
-    Attributes:
-        id, statement, source, rule: as in `Claim`.
-        likely_cause: shown only if the claim turns out not to reproduce in full.
-        find: the judging function; its parameters are named after the tables that it needs.
-    """
+    """A claim before it is judged. Called with its tables, it gives the judged `Claim`."""
 
     id: str
     statement: str
     source: str
     rule: str
-    likely_cause: str
-    find: Callable[..., Finding]
+    likely_cause: str  # shown only if the claim turns out not to reproduce in full
+    find: Callable[..., Finding]  # its parameters are named after the tables that it needs
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -133,10 +127,7 @@ def save_claims(claims: Sequence[Claim], path: Path, source: dict) -> None:
         path: the file, `claims.json` by custom. NaN becomes null there, as JSON has no NaN.
         source: from `figures.provenance`.
     """
-    rows = [asdict(claim) for claim in claims]
-    for row in rows:
-        for name in ("effect", "low", "high"):
-            row[name] = None if math.isnan(row[name]) else row[name]
+    rows = pd.DataFrame(claims).astype(object).replace({math.nan: None}).to_dict("records")
     content = {"claims": rows, "provenance": source}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)

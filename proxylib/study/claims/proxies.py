@@ -89,12 +89,7 @@ def _half_suffices_dynamic(dynamic: pd.DataFrame, pretrained: pd.DataFrame, rule
 
 
 def _half_suffices(swept: pd.DataFrame, reference: pd.DataFrame) -> Finding:
-    """Compare ratios 0.5 and 0.75 of a sweep with the best baseline in the reference.
-
-    Args:
-        swept: ratio, seed, recall_at_1.
-        reference: method, seed, recall_at_1; one row per run.
-    """
+    """Compare ratios 0.5 and 0.75 of a sweep with the reference's best baseline; one row a run."""
     means = by_seed(reference, BASELINES).mean()
     name = means.idxmax()
     # As methods of one table, because `gap_between` pairs by seed within a table.

@@ -47,10 +47,7 @@ def c1b(benchmark: pd.DataFrame) -> Finding:
 def speed_target(benchmark: pd.DataFrame, share: float = 1.0) -> tuple[str, pd.Series]:
     """The R@1 that C1 and C1b measure the time to: a share of the best baseline's best.
 
-    The best baseline has the highest mean over the seeds of its best R@1.
-
-    Args:
-        benchmark: as in `judge`.
+    The best baseline has the highest mean over the seeds of its best R@1. Its table: see `judge`.
 
     Returns:
         Name of the best baseline; seed → R@1 to reach.

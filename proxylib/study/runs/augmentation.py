@@ -13,16 +13,11 @@ class Augmentation:
 
     Random numbers are drawn for the whole batch, so results do not depend on how the batch is
     split over processes.
-
-    Attributes:
-        affine: apply `random_affine`.
-        crop: cut squares of this side from random places; 0 = the whole image.
-        flip: mirror every second image, by chance.
     """
 
-    affine: bool = False
-    crop: int = 0
-    flip: bool = False
+    affine: bool = False  # apply `random_affine`
+    crop: int = 0  # cut squares of this side from random places; 0 = the whole image
+    flip: bool = False  # mirror every second image, by chance
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, total: int, part: slice = slice(None)
@@ -52,7 +47,7 @@ def random_affine(
     total: int | None = None,
     part: slice = slice(None),
 ) -> Tensor:
-    """Each image of the batch turned, stretched and moved at random; the border is continued.
+    """Each image turned, stretched and moved at random, in float32; the border is continued.
 
     Args:
         images: (B, C, H, W) uint8 or float.
@@ -60,9 +55,6 @@ def random_affine(
             the log of the stretch along each axis, and of the move in units of the image's side.
             All are cut at 2σ.
         total, part: the images are this part of a batch of so many; default: all of it.
-
-    Returns:
-        (B, C, H, W) float32.
     """
     n = len(images) if total is None else total
     z = torch.randn(n, 6, generator=generator)[part].clamp(-2, 2)
@@ -84,9 +76,5 @@ def random_crop(
         raise ValueError(f"crop={side}: the images are only {height}×{width} pixels")
     room = torch.tensor([height - side + 1, width - side + 1])
     corners = (torch.rand(total, 2, generator=generator)[part] * room).long().tolist()
-    return torch.stack(
-        [
-            image[:, y : y + side, x : x + side]
-            for image, (y, x) in zip(images, corners, strict=True)
-        ]
-    )
+    pairs = zip(images, corners, strict=True)
+    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in pairs])

@@ -29,10 +29,9 @@ class Classification(Objective):
         self.classifier = nn.Linear(dim, int(labels.max()) + 1)
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
-        stream = anchor_batches(self.labels.cpu(), batch_size, generator)
-        return stream.then(lambda anchors, positives: (anchors,))
+        return anchor_batches(self.labels.cpu(), batch_size, generator)
 
-    def forward(self, embeddings: Tensor, points: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, points: Tensor, *_: Tensor) -> Tensor:
         return functional.cross_entropy(self.classifier(embeddings), self.labels[points])
 
 
