@@ -199,18 +199,10 @@ def triplet_bound(
 ) -> Bound:
     """L̂(x,y,z) ≤ α·L(x,p_y,p_z) + (1−α)·M + constant, L the triplet loss of Eq. 3.
 
-    Paper Proposition 4.2, the second of the patent's two; notation as in `nca_bound`. Published
-    constant: 2√ε, where the proof adds Eq. 10 and 11 without the factor 2 that d = ‖·‖² has.
-
-    Args:
-        margin: M ≥ 0, in units of the distance.
-        others: as in `nca_bound`.
-
-    Returns:
-        `Bound` of (B, K) sides.
-
-    Raises:
-        ValueError: as in `nca_bound`, or M < 0, where the bound is false.
+    Paper Proposition 4.2, the second of the patent's two. Published constant: 2√ε, where the proof
+    adds Eq. 10 and 11 without the factor 2 that d = ‖·‖² has. M ≥ 0 is the margin, in units of the
+    distance; below 0 the bound is false and refused (ValueError). Notation, other arguments and
+    errors as in `nca_bound`; the sides are (B, K).
     """
     alpha = inverse_norms(embedding_norm, proxy_norm)
     check_margin(margin)
@@ -270,9 +262,8 @@ def _prepare(name, triplets, distance, constant, epsilon, epsilon_as) -> tuple[l
         for a, b in ((x, y), (x[:, None], z), (x, p_y), (x[:, None], p_z), (y, p_y), (z, p_z))
     ]
     e_y, e_z = plain[4:]
-    worst = max(
-        e.max().item() for e in ((e_y, e_z, plain[2]) if constant == "shared" else plain[4:])
-    )
+    covered = (e_y, e_z, plain[2]) if constant == "shared" else (e_y, e_z)
+    worst = max(errors.max().item() for errors in covered)
     if epsilon is None:
         epsilon = worst**2
     elif not epsilon >= max(0.0, worst - TOLERANCE / 10) ** 2:

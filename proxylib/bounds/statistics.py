@@ -85,7 +85,7 @@ def bound_statistics(
     """
     check_margin(margin)
     alpha = inverse_norms(embedding_norm, proxy_norm)
-    if distance not in ("squared", "half"):
+    if distance not in _SQUARED:
         raise ValueError(f"distance={distance!r}: expected 'squared' or 'half'")
     labels, assignment = labels.cpu(), assignment.cpu()
     points, proxies = unit(embeddings.cpu(), "embeddings"), unit(proxies.cpu(), "proxies")
@@ -254,48 +254,40 @@ def _add(sums, gap_max, s: _Setup, x: Tensor, members: Tensor, others: Tensor) -
     right = a_proxy + alpha * torch.logsumexp(scaled + n_z.log(), 1, keepdim=True)
     right = right + (1 - alpha) * math.log(len(others))
     distinct = a_proxy + alpha * torch.logsumexp(scaled, 1, keepdim=True)
+    # Hölder, the norm of order 1/(1−α): Σ n_k·e^{u_k} ≤ ‖n‖·(Σ e^{u_k/α})^α; max n for α = 1.
+    norm = n_z.max().log()
+    if alpha < 1:
+        norm = (1 - alpha) * torch.logsumexp(n_z.log() / (1 - alpha), 0)
     add("nca_left", left)
     add("nca_right", right)
-    add("nca_right_distinct", distinct + _hoelder(n_z, alpha))
+    add("nca_right_distinct", distinct + norm)
     gap = (left - right).masked_fill(itself, -math.inf)
     gap_max["nca"] = max(gap_max["nca"], gap.max().item())
     for constant in _CHECKED:
         add(f"nca_violations_{constant}", gap > s.allowed["nca", constant] + TOLERANCE)
 
 
-def _hoelder(counts: Tensor, alpha: float) -> float:
-    """log ‖counts‖ of order 1/(1−α): Σ n_j·e^{u_j} ≤ ‖n‖·(Σ e^{u_j/α})^α; max n for α = 1."""
-    if alpha == 1:
-        return counts.max().log().item()
-    return (1 - alpha) * torch.logsumexp(counts.log() / (1 - alpha), 0).item()
-
-
 def _row(sums: dict, gap_max: dict, s: _Setup, row: dict[str, float]) -> dict[str, float]:
     """Sums to means, and the constants on the right sides."""
-    triplets, pairs = sums["triplets"], sums["pairs"]
-    row |= {"triplets": triplets, "alpha": s.alpha, "margin": s.margin}
+    of = {key: sums["pairs" if key.startswith("nca") else "triplets"] for key in sums}
+    mean = {key: total / of[key] for key, total in sums.items()}
+    mean["triplet_right"] += (1 - s.alpha) * s.margin
+    row |= {"triplets": sums["triplets"], "alpha": s.alpha, "margin": s.margin}
     row |= {"epsilon": s.error.max().item() ** 2, "epsilon_mean": s.error.square().mean().item()}
-    row |= {"ranking_gap": sums["ranking_gap"] / triplets, "ranking_gap_max": gap_max["ranking"]}
-    row["ranking_allowed_own"] = sums["ranking_allowed_own"] / triplets
+    row |= {"ranking_gap": mean["ranking_gap"], "ranking_gap_max": gap_max["ranking"]}
+    row["ranking_allowed_own"] = mean["ranking_allowed_own"]
     for key in ("order_left", "order_proxy", "certified_worst", "certified_own", "certified_angle"):
-        row[key] = sums[key] / triplets
-    left = {"nca": sums["nca_left"] / pairs, "triplet": sums["triplet_left"] / triplets}
-    right = {
-        "nca": sums["nca_right"] / pairs,
-        "triplet": sums["triplet_right"] / triplets + (1 - s.alpha) * s.margin,
-    }
+        row[key] = mean[key]
     for constant in _CHECKED:
-        near = sums[f"order_right_{constant}"] / triplets
-        row[f"order_right_{constant}"] = row["order_proxy"] + near
+        row[f"order_right_{constant}"] = mean["order_proxy"] + mean[f"order_right_{constant}"]
         row[f"ranking_allowed_{constant}"] = s.allowed["ranking", constant]
         row[f"ranking_violations_{constant}"] = sums[f"ranking_violations_{constant}"]
         for name in ("nca", "triplet"):
-            c = s.allowed[name, constant]
-            row[f"{name}_left"] = left[name]
-            row[f"{name}_right_{constant}"] = right[name] + c
-            row[f"{name}_slack_{constant}"] = right[name] + c - left[name]
+            c, left, right = s.allowed[name, constant], mean[f"{name}_left"], mean[f"{name}_right"]
+            row[f"{name}_left"] = left
+            row[f"{name}_right_{constant}"] = right + c
+            row[f"{name}_slack_{constant}"] = right + c - left
             row[f"{name}_min_slack_{constant}"] = c - gap_max[name]
             row[f"{name}_violations_{constant}"] = sums[f"{name}_violations_{constant}"]
-    distinct = sums["nca_right_distinct"] / pairs
-    row["nca_right_distinct"] = distinct + s.allowed["nca", "corrected"]
+    row["nca_right_distinct"] = mean["nca_right_distinct"] + s.allowed["nca", "corrected"]
     return row

@@ -73,14 +73,11 @@ def proxy_errors(
     normalize: bool = True,
     squared: bool = True,
 ) -> Tensor:
-    """Error of each point's proxy, ‖x − p(x)‖² or ‖x − p(x)‖; its maximum is ε.
+    """Error of each point's proxy, ‖x − p(x)‖² or ‖x − p(x)‖, (N,) float64; its maximum is ε.
 
     Args:
         points: (N, D) embeddings; proxies: (P, D); assignment: (N,) int64.
         normalize: re-scale both to the unit sphere first, as all bounds need it.
-
-    Returns:
-        (N,) float64.
 
     Raises:
         ValueError: zero or non-finite vectors, if they are to be normalised.
@@ -91,7 +88,7 @@ def proxy_errors(
     """
     if normalize:
         points, proxies = unit(points), unit(proxies, "proxies")
-    error = torch.linalg.vector_norm((points.double() - proxies.double()[assignment]), dim=1)
+    error = torch.linalg.vector_norm(points.double() - proxies.double()[assignment], dim=1)
     return error.square() if squared else error
 
 
@@ -122,10 +119,7 @@ def gather_triplets(
 def all_triplets(labels: Tensor) -> Tensor:
     """Every triplet (T, 3) int64 of points x, y ≠ x of one label and z of another. Small sets only.
 
-    With n points in k equal classes T = n²(n−k)(k−1)/k², O(n³), as the patent says.
-
-    Args:
-        labels: (N,) int64.
+    With n points in k equal classes T = n²(n−k)(k−1)/k², O(n³), as the patent says. Labels: (N,).
 
     Example:
         >>> len(all_triplets(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])))  # the points of FIG. 2A
@@ -161,15 +155,12 @@ def grouped_total(
     groups: Tensor,
     counts: Tensor,
 ) -> Tensor:
-    """Σ n·L(x, p_y, p_z) over groups: the total proxy loss over all triplets (right side of Eq. 7).
+    """Σ n·L(x, p_y, p_z) over groups, float64: the total proxy loss over all triplets (Eq. 7).
 
     Args:
         loss: of distances (G,) and (G, 1), as in `proxylib.losses`; d = ‖·‖².
         points: (N, D); proxies: (P, D), both used as they are, not re-scaled.
         groups, counts: from `group_triplets`.
-
-    Returns:
-        Scalar, float64.
     """
     x = points.double()[groups[:, 0]]
     d_pos, d_neg = ((x - proxies.double()[groups[:, i]]).square().sum(1) for i in (1, 2))

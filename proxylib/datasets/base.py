@@ -109,10 +109,7 @@ def validation_split(train: Dataset, fraction: float = 0.5) -> tuple[Dataset, Da
 
 
 def check(dataset: Dataset, least: int = 2) -> Dataset:
-    """The data set itself, if it can be used for retrieval.
-
-    Args:
-        least: the number of classes that it needs.
+    """The data set itself, if it can be used for retrieval and has at least so many classes.
 
     Raises:
         ValueError: fewer classes, or classes with one image, which no query can find.

@@ -78,10 +78,9 @@ def _read(data_root: str | Path, partial: bool = False, boxes: bool = False) -> 
         for mat, folder, n_images in (partial and annotated) or SPLITS:
             inner = root / folder / folder  # some copies unpack one folder deeper
             images = inner if inner.is_dir() else root / folder
-            _add(found, mat, _mat(found, mat), images, "fname", n_images, boxes)
+            _add(found, mat, images, "fname", n_images, boxes)
     else:
-        meta = _mat(found, "cars_annos.mat")
-        _add(found, "cars_annos.mat", meta, root, "relative_im_path", N_IMAGES, boxes)
+        meta = _add(found, "cars_annos.mat", root, "relative_im_path", N_IMAGES, boxes)
     found.class_names = [str(name).strip() for name in np.atleast_1d(meta.get("class_names", ()))]
     if meta and len(found.class_names) != N_CLASSES:
         found.problems["label"].append(
@@ -116,17 +115,11 @@ def _mat(found: Annotations, name: str) -> dict:
 
 
 def _add(
-    found: Annotations,
-    mat: str,
-    content: dict,
-    folder: Path,
-    column: str,
-    n_images: int,
-    boxes: bool,
-) -> None:
-    """All records of one .mat file; those with another form go to the problems."""
-    if not content:
-        return
+    found: Annotations, mat: str, folder: Path, column: str, n_images: int, boxes: bool
+) -> dict:
+    """All records of one .mat file, whose content is returned; ill-formed ones are problems."""
+    if not (content := _mat(found, mat)):
+        return content
     corners = [f"bbox_{name}" for name in ("x1", "y1", "x2", "y2")] if boxes else []
     records = content.get("annotations", [])
     records = [records] if isinstance(records, dict) else list(records)  # MATLAB has no lists of 1
@@ -146,3 +139,4 @@ def _add(
         if not 1 <= label <= N_CLASSES:
             found.problems["label"].append(f"{where}: class {label}, expected 1 … {N_CLASSES}")
         found.add(folder, path, label - 1, where, box)
+    return content

@@ -128,10 +128,7 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 
 
 def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
-    """What the package's own imports below a node mean: name → (module, name there).
-
-    A module that is imported as a whole has an empty name there.
-    """
+    """The package's own imports below a node: name → (module, name there; empty for all of it)."""
     found = {}
     for inner in ast.walk(node):
         if isinstance(inner, ast.ImportFrom) and inner.module in SOURCES:
@@ -147,40 +144,25 @@ def _uses(
 ) -> Iterator[tuple[str, str]]:
     """(module, name) of what a definition names, as far as the package may hold it."""
     names = imports | _imported(node)
-    plain, dotted = set(), set()
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-            dotted.add((inner.value.id, inner.attr))
-        elif isinstance(inner, ast.Name):
-            plain.add(inner.id)
-    for name in plain:
-        target, there = names.get(name, (module, name))
-        if there:
-            yield target, there
-    for name, attribute in dotted:
-        target, there = names.get(name, (module, name))
-        if not there:  # `module.name`
-            yield target, attribute
+        if isinstance(inner, ast.Name):
+            target, there = names.get(inner.id, (module, inner.id))
+            if there:
+                yield target, there
+        elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
+            target, there = names.get(inner.value.id, (module, inner.value.id))
+            if not there:  # `module.name`
+                yield target, inner.attr
 
 
 def _strip(node: ast.stmt) -> None:
     """Remove docstrings and annotations."""
     for inner in ast.walk(node):
-        body = getattr(inner, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            del body[0]
-        if isinstance(inner, ast.FunctionDef | ast.Lambda):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            del inner.body[0]
+        if isinstance(inner, ast.FunctionDef):
             inner.returns = None
-            for argument in ast.walk(inner.args):
-                if isinstance(argument, ast.arg):
-                    argument.annotation = None
+        elif isinstance(inner, ast.arg):
+            inner.annotation = None
         elif isinstance(inner, ast.AnnAssign):
             inner.annotation = ast.Constant(None)
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )

@@ -30,10 +30,7 @@ def download(url: str, known: str, progress: bool = False) -> Path:
 
     If the connection breaks off, what has come stays there as NAME.part, and the next call asks
     for the rest only, if the server can do that. NAME itself appears when the file is whole and
-    its hash right.
-
-    Args:
-        known: its hash, e.g. "md5:…".
+    its hash is the `known` one, e.g. "md5:…".
 
     Raises:
         OSError: the download failed or has another hash; says why, and where a file from

@@ -142,10 +142,6 @@ class ImageFiles:
             image.copy_(read_file(self.files[row], self.size, 3, True, self.boxes[row]))
         return images.view(*rows.shape, *self.shape[1:])
 
-    def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        """What torch's DataLoader asks for: a list of (3, S, S)."""
-        return list(self[indices])
-
     def split(self, n: int) -> Iterator[Tensor]:
         """All images in their order, as (≤ n, 3, S, S), one batch in memory at a time."""
         return (self[start : start + n] for start in range(0, len(self), n))

@@ -7,14 +7,14 @@ import functools
 import importlib.metadata
 import unicodedata
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from svg.path import parse_path
 
-from proxylib.datasets.base import Dataset, check
+from proxylib.datasets.base import Dataset
 from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 
@@ -27,26 +27,16 @@ STROKE_ROTATION, STROKE_SCALE, STROKE_SHIFT, END_JITTER = 0.12, 0.144, 0.03, 0.0
 ELASTIC = 0.042  # smooth warp of the paper
 PEN_WIDTH = (0.5, 0.95)  # range of the pen's Gaussian σ, in pixels of a 32-pixel image
 MARGIN = 0.08  # free border around an undistorted character
-
-
-@dataclass(frozen=True)
-class Strokes:
-    """One character as points along its strokes, at equal distances.
-
-    Attributes:
-        points: (M, 2) float64, x and y in 0 … 1.
-        stroke: (M,) int64, the stroke that each point belongs to.
-        position: (M,) float64, −1 at the stroke's start … 1 at its end.
-        centre: (S, 2) float64, the mean point of each stroke.
-    """
-
-    points: np.ndarray
-    stroke: np.ndarray
-    position: np.ndarray
-    centre: np.ndarray
-
-
 SPACING = 1 / 64  # distance of neighbouring points: half a pixel of a 32-pixel image
+
+
+class Strokes(NamedTuple):
+    """One character as points along its strokes, at equal distances."""
+
+    points: np.ndarray  # (M, 2) float64, x and y in 0 … 1
+    stroke: np.ndarray  # (M,) int64, the stroke that each point belongs to
+    position: np.ndarray  # (M,) float64, −1 at the stroke's start … 1 at its end
+    centre: np.ndarray  # (S, 2) float64, the mean point of each stroke
 
 
 def _folder() -> Path:
@@ -104,29 +94,17 @@ def read_strokes(character: str) -> Strokes:
         positions.append(np.linspace(-1, 1, count))
         centres.append(xy.mean(0))
         points.append(xy)
-    return Strokes(
-        np.concatenate(points),
-        np.concatenate(strokes),
-        np.concatenate(positions),
-        np.array(centres),
-    )
+    return Strokes(*map(np.concatenate, (points, strokes, positions)), np.array(centres))
 
 
 def draw(
-    character: str,
-    instances: range,
-    size: int = 32,
-    distortion: float = 1.0,
-    seed: int = 0,
+    character: str, instances: range, size: int = 32, distortion: float = 1.0, seed: int = 0
 ) -> np.ndarray:
-    """Images of one character, dark ink on white paper, antialiased.
+    """Images (len(instances), size, size) uint8 of one character, dark ink on white, antialiased.
 
     Image i depends on character, i, size, distortion and seed only, not on how many are drawn.
     The random deviations of the pen are clipped at ±2σ, for larger ones make a character that
     nobody can read.
-
-    Returns:
-        (len(instances), size, size) uint8.
     """
     s = read_strokes(character)
     n_strokes = len(s.centre)
@@ -139,11 +117,8 @@ def draw(
     whole, paper, per_stroke = z[:, :6], z[:, 6:38], z[:, 38:].reshape(len(z), n_strokes, 9)
 
     # Each stroke turns and stretches around its centre, moves, and its ends wander.
-    turn = _affine(
-        STROKE_ROTATION * per_stroke[..., 0],
-        np.zeros(1),
-        np.exp(STROKE_SCALE * per_stroke[..., 1:3]),
-    )[:, s.stroke]
+    scale = np.exp(STROKE_SCALE * per_stroke[..., 1:3])
+    turn = _affine(STROKE_ROTATION * per_stroke[..., 0], 0, scale)[:, s.stroke]
     moved = s.centre + STROKE_SHIFT * per_stroke[..., 3:5]
     start, end = per_stroke[:, s.stroke, 5:7], per_stroke[:, s.stroke, 7:9]
     t = (s.position[:, None] + 1) / 2
@@ -159,10 +134,9 @@ def draw(
     xy = xy + ELASTIC * np.einsum("nmw,w,nwc->nmc", waves, fade, paper.reshape(-1, 16, 2))
 
     # The whole character turns, shears, stretches and moves on the sheet.
-    whole_affine = _affine(
-        ROTATION * whole[:, 0], SHEAR * whole[:, 1], np.exp(SCALE * whole[:, 2:4])
-    )
-    xy = (1 - 2 * MARGIN) * np.einsum("nij,nmj->nmi", whole_affine, xy - 0.5) + 0.5
+    scale = np.exp(SCALE * whole[:, 2:4])
+    turn = _affine(ROTATION * whole[:, 0], SHEAR * whole[:, 1], scale)
+    xy = (1 - 2 * MARGIN) * np.einsum("nij,nmj->nmi", turn, xy - 0.5) + 0.5
     xy = xy + SHIFT * whole[:, None, 4:6]
 
     # Ink is the line integral of a Gaussian pen; it factorises over rows and columns.
@@ -174,13 +148,11 @@ def draw(
     return np.round(255 * np.exp(-3.0 * ink)).astype(np.uint8)
 
 
-def _affine(angle: np.ndarray, shear: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _affine(angle: np.ndarray, shear: np.ndarray | float, scale: np.ndarray) -> np.ndarray:
     """Matrices (…, 2, 2): scale, then shear along x, then rotate. Angles in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
-    rotate = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-    one, zero = np.ones_like(shear), np.zeros_like(shear)
-    sheared = np.stack([np.stack([one, shear], -1), np.stack([zero, one], -1)], -2)
-    return rotate @ sheared * scale[..., None, :]
+    turned = np.stack([cos, shear * cos - sin, sin, shear * sin + cos], -1)
+    return turned.reshape(*angle.shape, 2, 2) * scale[..., None, :]
 
 
 def load(
@@ -222,7 +194,7 @@ def load(
     version = importlib.metadata.version("kanjivg") + code_of(_draw_all)
     images = cached(_draw_all, chosen, n_images, size, float(distortion), seed, version)
     labels = torch.arange(n_classes).repeat_interleave(n_images)
-    return check(Dataset("kanji", torch.from_numpy(images)[:, None], labels, chosen, CREDIT))
+    return Dataset("kanji", torch.from_numpy(images)[:, None], labels, chosen, CREDIT)
 
 
 def _draw_all(

@@ -30,25 +30,15 @@ class Photo(NamedTuple):
 
 @dataclass
 class Annotations:
-    """What the annotation files of a data set say, and all that is wrong with them.
+    """What the annotation files of a data set say, and all that is wrong with them."""
 
-    Attributes:
-        name: of the data set.
-        root: the folder they are in.
-        partial: True if an incomplete copy will do: then missing images are no problem.
-        advice: how to get the data set, and its layout.
-        class_names: of all official classes.
-        images: what is said of each file.
-        problems: by kind.
-    """
-
-    name: str
-    root: Path
-    partial: bool
-    advice: str
-    class_names: list[str] = field(default_factory=list)
-    images: dict[Path, Photo] = field(default_factory=dict)
-    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    name: str  # of the data set
+    root: Path  # the folder they are in
+    partial: bool  # whether an incomplete copy will do: then missing images are no problem
+    advice: str  # how to get the data set, and its layout
+    class_names: list[str] = field(default_factory=list)  # of all official classes
+    images: dict[Path, Photo] = field(default_factory=dict)  # what is said of each file
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by kind
 
     def add(
         self, folder: Path, path: str, label: int, where: str, box: tuple[float, ...] | None = None

@@ -78,9 +78,7 @@ class Study:
     def runs(self, method: str, start: str = "random", **changes: object) -> list[RunConfig]:
         """A method with its tuned settings, one run a seed, as many samples as the budget says.
 
-        Args:
-            method: a name in `METHODS`.
-            start, changes: see `resolve`.
+        The arguments are those of `resolve`.
         """
         tuned = {"start": start, "presets": self.settings, "budget": self.budget}
         return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]

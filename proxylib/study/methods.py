@@ -25,18 +25,11 @@ from proxylib.struct_clust import StructClust
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting that tuning varies; the neighbours of its present value are tried.
+    """One setting that tuning varies; the neighbours of its present value are tried."""
 
-    Attributes:
-        names: what is set: fields of `RunConfig`, or options of the method. Several names take
-            the same value.
-        values: in order.
-        tries: values tried, those nearest to the present one in the order.
-    """
-
-    names: tuple[str, ...]
-    values: tuple
-    tries: int = 2
+    names: tuple[str, ...]  # fields of `RunConfig` or options of the method; all take the one value
+    values: tuple  # in order
+    tries: int = 2  # values tried, those nearest to the present one in the order
 
     def alternatives(self, settings: Mapping[str, object]) -> list[dict[str, object]]:
         """`settings` with each of the nearest other values; of two as near, the smaller first."""
@@ -49,41 +42,26 @@ class Axis:
 
 @dataclass(frozen=True)
 class Method:
-    """How to train by a method. Whatever a run does not say comes from here.
+    """How to train by a method. Whatever a run does not say comes from here."""
 
-    Attributes:
-        label: name for figures and tables.
-        objective: called with (labels, **options), or with (labels, dim, generator, **options)
-            if the method has proxies.
-        loss: of the objective, one of losses.py; None if it has none to choose.
-        color, marker: look in all figures; the colour is a place in the palette.
-        axes: two settings of its own that tuning varies, beside those that all methods have.
-        defaults: options whose default is another than that of the objective and the loss.
-        has_proxies: it learns proxies; else it is a baseline.
-        starts: from which networks it is tuned; only those that a random start suits are in the
-            benchmark.
-        lr, proxy_lr: learning rates of the network and of the proxies.
-        batch_size: embedded points per step, for which the learning rates are meant.
-        augment: random affine changes of the training images.
-        batch_norm: of the embedding.
-        normalize: bring embeddings to unit length at evaluation.
-    """
-
-    label: str
+    label: str  # name for figures and tables
+    # Called with (labels, **options), or (labels, dim, generator, **options) if it has proxies.
     objective: Callable[..., Objective]
-    loss: Loss | None
-    color: int
-    marker: str
-    axes: tuple[Axis, ...]
+    loss: Loss | None  # of the objective, one of losses.py; None if it has none to choose
+    color: int  # in all figures, a place in the palette
+    marker: str  # in all figures
+    axes: tuple[Axis, ...]  # two of its own that tuning walks, beside those of all methods
+    # Options whose default is another than that of the objective and the loss.
     defaults: Mapping[str, object] = field(default_factory=dict)
-    has_proxies: bool = False
+    has_proxies: bool = False  # it learns proxies; else it is a baseline
+    # From which networks it is tuned; only those that a random start suits are in the benchmark.
     starts: tuple[str, ...] = ("random", "pretrained")
-    lr: float = 1e-3
-    proxy_lr: float = 0.1
-    batch_size: int = 32
-    augment: bool = True
-    batch_norm: bool = False
-    normalize: bool = True
+    lr: float = 1e-3  # learning rate of the network
+    proxy_lr: float = 0.1  # of the proxies
+    batch_size: int = 32  # embedded points per step, for which the learning rates are meant
+    augment: bool = True  # random affine changes of the training images
+    batch_norm: bool = False  # of the embedding
+    normalize: bool = True  # bring embeddings to unit length at evaluation
 
     @cached_property
     def options(self) -> dict[str, object]:
@@ -148,7 +126,7 @@ def proxies_by_label(
     triplets = None
     if n_triplets:
         triplets = draw_triplets(labels, n_triplets, n_triplet_negatives, generator)
-    labels = labels if triplets is None else None
+        labels = None
     return objective(vector, dim, generator, labels, triplets, n_proxies, **options)
 
 
@@ -235,12 +213,7 @@ METHODS: dict[str, Method] = {
         0,
         "o",
         (PROXY_LR,),
-        {
-            "assignment": "dynamic",
-            "n_triplets": 64_000,
-            "reassign_every": 25,
-            "restart_dead": True,
-        },
+        {"assignment": "dynamic", "n_triplets": 64_000, "reassign_every": 25, "restart_dead": True},
         has_proxies=True,
         starts=("pretrained",),
         proxy_lr=0.02,
@@ -305,9 +278,7 @@ def build_objective(
 
     Args:
         method: a name in `METHODS`.
-        labels: (N,) int64 labels of the training points.
-        dim: D, width of the embedding.
-        generator: source of everything random in it.
+        labels, dim, generator: as in `proxies_by_label`.
         options: those of `METHODS[method].options` that shall differ.
 
     Raises:

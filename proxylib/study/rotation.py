@@ -18,14 +18,11 @@ from proxylib.study.runs import RunConfig, fingerprint, run
 
 
 def turn(images: Tensor, angle: float) -> Tensor:
-    """Images turned about their centre; corners are cut, the border is continued.
+    """Images turned about their centre, float32; corners are cut, the border is continued.
 
     Args:
         images: (B, C, H, W) uint8 or float, H = W.
         angle: degrees, anticlockwise as one sees it.
-
-    Returns:
-        (B, C, H, W) float32.
     """
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(len(images), 2, 3)

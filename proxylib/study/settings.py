@@ -187,10 +187,9 @@ def read_presets(path: Path | None) -> Presets:
         return {}
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = content if isinstance(content, dict) else {}
+    names = [name for start in found.values() for name in start or ()]
     unknown = [str(start) for start in found if start not in STARTS]
-    unknown += [
-        str(name) for start in found.values() for name in start or () if name not in METHODS
-    ]
+    unknown += [str(name) for name in names if name not in METHODS]
     if not found or unknown:
         raise ValueError(
             f"{path}: expected settings of methods under {' and '.join(STARTS)}, "
@@ -211,9 +210,6 @@ def write_presets(path: Path, chosen: Presets, how: str) -> None:
         how: a sentence on how they were chosen; becomes a comment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {
-        start: {name: dict(values) for name, values in names.items()}
-        for start, names in chosen.items()
-    }
+    settings = {start: {n: dict(v) for n, v in names.items()} for start, names in chosen.items()}
     text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
     path.write_text(f"# {how}\n{text}", encoding="utf-8")

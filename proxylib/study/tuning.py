@@ -28,10 +28,8 @@ def axes(start: str) -> dict[str, tuple[Axis, ...]]:
 def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[str, object]]:
     """Where the walks begin: at the defaults, or at what a random start has chosen.
 
-    Args:
-        start: `"random"` or `"pretrained"`.
-        recipe: a name in `settings.RECIPES`.
-        chosen: for a pre-trained start, what the walks from a random one have chosen.
+    Start and recipe are names as in `resolve`; `chosen` is what the walks from a random start have
+    chosen, for those from a pre-trained one.
     """
     if start == "random":
         return {name: _defaults(name, recipe) for name in axes("random")}
@@ -82,6 +80,7 @@ def tune(
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows, winner = [], {}
+    fixed = {**base, "start": start, "budget": budget, "eval_every": 0}
     for stage in range(-1, max(len(walked[name][:n_axes]) for name in now)):
         trials = []
         for name, settings in now.items():
@@ -93,12 +92,7 @@ def tune(
                 if axis is _BATCH:
                     new = at_batch(settings, new["batch_size"])
                 trials.append((name, axis.names[0], new))
-        configs = [
-            resolve(
-                name, **base, start=start, presets={start: {name: new}}, budget=budget, eval_every=0
-            )
-            for name, _, new in trials
-        ]
+        configs = [resolve(n, **fixed, presets={start: {n: new}}) for n, _, new in trials]
         results = sweep(configs, jobs, progress, keep_diverged=True)
         for (name, axis, new), result in zip(trials, results, strict=True):
             diverged = isinstance(result, FloatingPointError)

@@ -291,7 +291,6 @@ def test_image_files_are_indexed_as_a_tensor_is(images, boxed):
             images[index]
     for mine, theirs in zip(images.split(3), tensor.split(3), strict=True):
         assert torch.equal(mine, theirs)
-    assert all(map(torch.equal, images.__getitems__([4, 2]), tensor[[4, 2]]))
     mask = torch.arange(7) % 2 == 0
     part = images.select(mask).select(torch.tensor([False, True, True, False]))
     assert torch.equal(part[:], tensor[[2, 4]]) and part.files == [images.files[i] for i in (2, 4)]

@@ -1,9 +1,8 @@
 """The study's plots, and saving: PNG + CSV of the data + JSON provenance."""
 
-from proxylib.study.figures.curves import convergence, method_curves, rotation
+from proxylib.study.figures.curves import convergence, method_curves, proxy_ratio, rotation
 from proxylib.study.figures.full_tier import published
 from proxylib.study.figures.pictures import circle, gallery, image_grid
-from proxylib.study.figures.ratios import proxy_ratio
 from proxylib.study.figures.rows import VERDICTS, ledger, method_points, switches, walk
 from proxylib.study.figures.saving import provenance, provenance_table, save, save_metrics, stamp
 from proxylib.study.figures.style import RIGHT, WRONG, method_label, method_style, title, use_style

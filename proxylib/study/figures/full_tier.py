@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from proxylib.datasets.paths import PROJECT
 from proxylib.study.claims import BASELINES, Claim
 from proxylib.study.claims.statistics import Interval, interval, show_interval, times_to
-from proxylib.study.figures.curves import draw_curves
-from proxylib.study.figures.ratios import draw_ratios
+from proxylib.study.figures.curves import draw_curves, draw_ratios
 from proxylib.study.figures.rows import VERDICTS, ledger, method_points
 from proxylib.study.figures.saving import stamp
 from proxylib.study.figures.style import method_label, name_at_right
@@ -48,11 +47,9 @@ def published(notebook: str, folder: Path | None = None) -> tuple[Figure | None,
         raise ValueError(f"{notebook!r}: expected one of {', '.join(_NOTEBOOKS)}")
     name, show = _NOTEBOOKS[notebook]
     folder = PROJECT / "figures" if folder is None else folder
-    files = sorted(folder.glob(f"*-full/{name}"), key=lambda f: f.parent.name)
-    files.sort(key=lambda f: f.parent.name != "kanji-full")
+    files = {file.parent.name.removesuffix("-full"): file for file in folder.glob(f"*-full/{name}")}
     results, notes = {}, []
-    for file in files:
-        dataset = file.parent.name.removesuffix("-full")
+    for dataset, file in sorted(files.items(), key=lambda item: (item[0] != "kanji", item[0])):
         results[dataset], made, unknown = _read(file)
         without = f" (without {', '.join(unknown)})" if unknown else ""
         notes.append(f"{dataset}, tier {made['tier']}, {_span(made['seeds'])}{without}")
@@ -69,9 +66,8 @@ def _read(file: Path) -> tuple[pd.DataFrame | list[Claim], dict, list[str]]:
     """A result, the parameters that it was made with, and the methods that the registry lacks."""
     source = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     if "claims" in source:
-        names = [field.name for field in fields(Claim)]
-        rows = [{name: row.get(name, "") for name in names} for row in source["claims"]]
-        claims = [Claim(**{k: math.nan if v is None else v for k, v in r.items()}) for r in rows]
+        rows = [[row.get(field.name, "") for field in fields(Claim)] for row in source["claims"]]
+        claims = [Claim(*(math.nan if value is None else value for value in row)) for row in rows]
         return claims, source["provenance"]["parameters"], []
     table = pd.read_csv(file)
     if "curve" in table:  # in 05 and 06 a row without a ratio is of the method it names

@@ -86,10 +86,7 @@ def circle(ax: plt.Axes, triplets: Triplets) -> None:
     """A triplet on the unit circle and its proxies (★); dotted chords are the proxies' errors.
 
     Solid lines are the distances between the points, dashed ones those that the proxies put in
-    their place.
-
-    Args:
-        triplets: B = 1, K = 1, D = 2.
+    their place. There is one triplet only, of one negative in the plane: B = 1, K = 1, D = 2.
     """
     x, y, z, p_y, p_z = (part.reshape(2).tolist() for part in triplets)
     ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="grey", lw=0.8))

@@ -45,8 +45,7 @@ def method_style(name: str) -> dict[str, object]:
 def name_at_right(ax: plt.Axes, heights: pd.Series) -> None:
     """Names and values right of the axes, joined to their heights, apart where they would touch.
 
-    Args:
-        heights: value of each method (the index) on the y axis.
+    The heights are the methods' values on the y axis, by name.
     """
     low, high = ax.get_ylim()
     heights = heights.sort_values()
