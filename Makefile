@@ -29,6 +29,7 @@ lab: .venv/installed ## set up, then open JupyterLab
 notebooks: .venv/installed ## execute the committed notebooks in place
 	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
+# Versions, not hashes: torch comes in several files of one version (CPU, CUDA), from several indexes.
 lock: ## pin exact versions for every platform (needs uv); keeps what is pinned already
 	uv pip compile --quiet --universal --no-annotate --custom-compile-command "make lock" \
 		--extra study --extra test pyproject.toml -o requirements.lock

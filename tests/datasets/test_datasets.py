@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,31 @@ def test_a_damaged_cache_file_is_drawn_again(home):
     [file] = (home / "data" / "cache").rglob("output.pkl")
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(kanji.load(n_classes=5, n_images=2).images, whole)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_a_cache_file_counts_only_with_its_hash(home, tmp_path, monkeypatch):
+    """A flipped bit and a file from elsewhere are not unpickled; the set is drawn again."""
+    monkeypatch.chdir(tmp_path)
+    images = kanji.load(n_classes=5, n_images=2).images
+    [file] = (home / "data" / "cache").rglob("output.pkl")
+    whole, hashed = file.read_bytes(), file.with_name("output.sha256")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damage in (
+        lambda: file.write_bytes(flipped),
+        lambda: file.write_bytes(pickle.dumps(Evil())),
+        lambda: hashed.write_bytes(b"\xff"),
+        hashed.unlink,
+    ):
+        damage()
+        assert torch.equal(kanji.load(n_classes=5, n_images=2).images, images)
+        assert file.read_bytes() == whole and hashed.exists()
+    assert not (tmp_path / "evil").exists()
 
 
 # folder

@@ -1,7 +1,14 @@
+import ast
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
+import papermill
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -11,6 +18,7 @@ from proxylib.datasets.paths import PROJECT
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli import app
+from proxylib.study.parameters import RULES, problem
 
 PARAMETERS = """\
 dataset: str = "kanji"  # data set
@@ -205,3 +213,92 @@ def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
 
 def test_version():
     assert CliRunner().invoke(app, ["--version"]).output.endswith(f" {proxylib.__version__}\n")
+
+
+def test_a_notebook_refuses_by_itself_what_it_cannot_use(tmp_path):
+    """Also under plain papermill, which only warns of an unknown name."""
+    book = next(b for b in study.notebooks() if b.stem.startswith("03"))
+    for given, message in (
+        ({"stepz": 3}, "no notebook has a parameter 'stepz'; did you mean 'steps'?"),
+        ({"steps": 0, "seeds": [1, 1]}, "seeds=[1, 1]: expected a list of different"),
+    ):
+        with pytest.raises(papermill.PapermillExecutionError) as caught:
+            papermill.execute_notebook(
+                book, tmp_path / "x.ipynb", given, progress_bar=False, kernel_name="python3"
+            )
+        assert caught.value.ename == "ValueError" and message in caught.value.evalue
+
+
+def test_every_parameter_has_a_rule_and_every_default_keeps_it():
+    for book in [*study.notebooks(), paths.notebooks() / "template.ipynb"]:
+        for name, known in study.parameters(book).items():
+            assert name in RULES, f"{book.stem}: {name}"
+            assert not problem(name, ast.literal_eval(known["default"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("steps", [0, -1, 1.0, True, "3", None]),
+        ("seeds", [[], [0, 0], [-1], [2**32], [0.0], [True], 3, (0,), [[0]]]),
+        ("jobs", [0, -2, 1.5]),
+        ("ratios", [[], [0], [-1.0], [float("nan")], [float("inf")], [0.5, 0.5], ["1"]]),
+        ("dynamic_ratios", [[0], [2, 2]]),
+        ("angles", [[], [-1], [361], [0, 0]]),
+        ("distortions", [[0.0], [11]]),
+        ("methods", [["nobody"], ["nca", "nca"]]),
+        ("n_neighbors", [0, 51, 100_000]),
+        ("n_queries", [-1]),
+        ("tier", ["", "../x", "a b", 3]),
+        ("recipe", ["best"]),
+        ("presets", ["/nowhere.yaml"]),
+        ("progress", [1, "yes"]),
+    ],
+)
+def test_values_out_of_range(name, values):
+    for value in values:
+        assert problem(name, value).startswith(f"{name}={value!r}: expected ")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_behind(home, tmp_path, number):
+    """Whatever ends a study while its runs train, its kernel and its workers end too."""
+    command = [sys.executable, "-m", "proxylib", "study", "--only", "03", "--no-progress"]
+    command += ["--jobs", "2", "-p", "steps", "100000", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while sum("loky" in " ".join(p.cmdline()) for p in family(process.pid)) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    members = family(process.pid)
+    assert len(members) >= 3  # a kernel and two workers
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(number, -number)
+    assert ("stopped; finished training runs" in output) == (number == signal.SIGINT)
+    assert "Traceback" not in output
+    assert not psutil.wait_procs(members, timeout=10)[1]
+
+
+def family(pid):
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_a_notebook_that_cannot_be_written_does_not_stop_the_others(books, tmp_path):
+    out = tmp_path / "out"
+    (out / "00_bad.ipynb").mkdir(parents=True)
+    code, text = call("--out", out, "--no-progress")
+    assert code == 1
+    assert "00_bad FAILED: [Errno 21] Is a directory" in text and study.SAFE in text
+    assert "[2/2] 01_good done" in text and "1 of 2 failed: 00_bad" in text
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/proc/here", "~nobody-at-all/here"])
+def test_a_home_that_cannot_be_used_is_told_in_a_line(books, tmp_path, monkeypatch, place):
+    monkeypatch.setenv("PROXYLIB_HOME", place)
+    code, text = call("--out", tmp_path / "out")
+    assert code == 2 and place.removesuffix("/here") in text and "Traceback" not in text

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -188,3 +190,41 @@ def test_a_loss_that_is_no_longer_finite_names_step_run_and_checkpoint(home, tmp
     message = str(caught.value)
     assert "at step" in message and str(tmp_path / "checkpoint.pt") in message
     assert "method='npairs'" in message and "lr=1000000.0" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": 7}, "not a state of this run: step 7 of 4"),
+        ({"step": 0}, "not a state of this run: step 0 of 4"),
+        ({"step": "4"}, "not a checkpoint .step: expected int, got '4'"),
+        ({"rows": {}}, "not a checkpoint .rows: expected list"),
+        ({"parts": {}}, "not a state of this run: 'model'"),
+        ({"generator": torch.zeros(3)}, "not a state of this run"),
+        ({"losses": None}, "not a checkpoint .losses: expected Tensor"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(home, tmp_path, change, message):
+    execute(config(steps=4), folder=tmp_path)
+    file = tmp_path / "checkpoint.pt"
+    torch.save(torch.load(file) | change, file)
+    with pytest.raises(ValueError, match=message):
+        execute(config(steps=4), folder=tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code = "import os, sys, time\nfrom pathlib import Path\n"
+    code += "from proxylib.study.runs.checkpoints import write\n"
+    code += "write(Path(sys.argv[1]), lambda file: (print(flush=True), time.sleep(60)))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "a")], stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    [left] = tmp_path.iterdir()
+    write(tmp_path / "a", lambda file: file.write(b"1"))
+    assert left.exists()  # its process lives
+    process.kill()
+    process.wait()
+    assert left.exists()
+    write(tmp_path / "a", lambda file: file.write(b"2"))
+    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("a", b"2")]

@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from PIL import Image
 
 from proxylib.retrieval import embed
 from proxylib.study.cli import app
-from proxylib.study.distance_model import load_model
+from proxylib.study.distance_model import _check, load_model
 from proxylib.study.runs import RunConfig, describe
 from proxylib.study.settings import resolve
 
@@ -153,3 +156,89 @@ def test_bad_input_is_refused_before_anything_is_written(home, tmp_path, argumen
     code, output = call("train", *arguments, "--out", tmp_path / "out")
     assert code == 2 and message in output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("network", "dim", 0, "dim=0 is out of its range"),
+        ("network", "dim", 10**12, "dim=1000000000000 is out of its range"),
+        ("network", "dim", True, "dim=True is out of its range"),
+        ("network", "dim", "64", "dim='64' is out of its range"),
+        ("network", "batch_norm", 1, "batch_norm=1 is out of its range"),
+        ("network", "channels", 2, "channels=2 is out of its range"),
+        ("network", "backbone", "resnet18", "expected backbone, batch_norm, crop, dim, dropout"),
+        ("network", "backbone", None, "expected backbone, batch_norm, crop"),
+        ("network", "weights", True, "network: expected backbone, batch_norm, channels"),
+        ("images", "size", 10**6, "size=1000000 is out of its range"),
+        ("images", "squeezed", "no", "squeezed='no' is out of its range"),
+        ("images", "box", [0, 0, 1, 1], "images: expected channels, size, squeezed"),
+        (None, "normalize", "yes", "normalize='yes': expected true or false"),
+        (None, "network", [], "expected a table with network and images"),
+    ],
+)
+def test_a_card_that_says_something_else_is_refused(trained, part, name, value, message):
+    card = json.loads((trained / "card.json").read_text())
+    (card[part] if part else card)[name] = value
+    (trained / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError) as caught:
+        load_model(trained)
+    assert message in str(caught.value)
+
+
+def test_a_card_never_downloads_weights(home, image_tree, tmp_path):
+    network = {"backbone": "resnet18", "dim": 4, "batch_norm": False, "crop": 0}
+    network |= {"freeze_batch_norm": False, "dropout": 0.0}
+    card = {"network": network, "images": {"channels": 3, "size": 8, "squeezed": True}}
+    _check(card | {"normalize": True})
+    for name, value in (("dropout", 1.0), ("weights", True), ("backbone", "resnet")):
+        wrong = card | {"network": network | {name: value}, "normalize": True}
+        with pytest.raises(ValueError, match=name):
+            _check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "lr", "[1"], "lr='[1': not a YAML value"),
+        (["-o", "margin", "{a"], "margin='{a': not a YAML value"),
+        (["-d", "size", "[32]"], "size='[32]': expected one value"),
+        (["-p", "optimizer", "SparseAdam"], "optimizer='SparseAdam': it takes sparse gradients"),
+        (["-p", "optimizer", "LBFGS"], "optimizer='LBFGS': it computes the loss several times"),
+        (["-p", "optimizer", "Optimizer"], "optimizer='Optimizer': it is only what"),
+        (["-p", "dim", "1e3"], "dim=1000.0: expected"),
+        (["--out", "/dev/null/here"], "/dev/null/here: files can't be written there"),
+        (["--out", "~nobody-at-all/here"], "Could not determine home directory"),
+    ],
+)
+def test_mistakes_of_train_are_told_in_a_line(home, tmp_path, words, message):
+    code, output = call(*TRAIN, "--out", tmp_path / "out", *words)
+    assert code == 2 and message in re.sub(r"\s+", " ", output)
+
+
+def test_what_cannot_be_allocated_is_told_in_a_line(home, image_tree, tmp_path):
+    data = ["--dataset", "folder", "--data-root", image_tree]
+    code, output = call(*TRAIN, *data, "-p", "dim", 10**12, "--out", tmp_path / "out")
+    assert code == 1 and "Error: " in output and "Traceback" not in output
+
+
+def test_search_copes_with_what_is_in_a_folder(trained, image_tree, tmp_path):
+    gallery = tmp_path / "gallery"
+    gallery.mkdir()
+    images = sorted(image_tree.rglob("*.png"))
+    for i, image in enumerate(images[:3]):
+        shutil.copy(image, gallery / f"{i}.png")
+    (gallery / ".hidden.png").write_text("no image")
+    odd = os.fsencode(gallery) + b"/caf\xe9.png"
+    shutil.copy(images[3], odd)
+    search = ["search", trained, images[0], "--gallery", gallery, "--picture"]
+    code, output = call(*search, tmp_path / "found.png")  # eight are asked for, four are there
+    assert code == 0, output
+    assert len(output.splitlines()) == 6 and "caf\\xe9.png" in output
+    for picture, message in (
+        ("found.txt", "expected a name that ends as"),
+        ("found", "expected a name that ends as"),
+        ("nowhere/found.png", "No such file or directory"),
+    ):
+        code, output = call(*search, tmp_path / picture)
+        assert code == 1 and message in re.sub(r"\s+", " ", output)
