@@ -96,7 +96,7 @@ def run_study(
             raise ValueError(f"parameter {name!r} has an option of its own: use --{name}")
         values = options | given
         planned = study.plan(study.notebooks(only), values, tier)
-        datasets.load(dataset, values.get("data_root") or None)  # can it be read at all?
+        study.check_size(datasets.load(dataset, values.get("data_root") or None))
         out = writable((out or paths.figures(dataset, tier)).expanduser().resolve())
         writable(cache())
     except (ValueError, OSError, RuntimeError) as error:

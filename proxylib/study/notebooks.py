@@ -13,10 +13,12 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from proxylib.datasets import Dataset
 from proxylib.study import paths
 from proxylib.study.parameters import convert, nearest, problem, unknown
 
 TIERS = ("fast", "full")
+SMALLEST = (8, 4)  # classes, and images of each
 SAFE = "finished training runs are in the cache: the same command goes on from there"
 
 
@@ -57,6 +59,17 @@ def tier_parameters(tier: str, notebook: str, dataset: str = "") -> dict[str, ob
             own = common.pop("notebooks").get(notebook, {})
             result |= common | own
     return result
+
+
+def check_size(dataset: Dataset) -> None:
+    """Raises ValueError if the data set is too small: tuning and tuples of four need so much."""
+    classes, images = SMALLEST
+    fewest = int(dataset.labels.bincount().min())
+    if dataset.n_classes < classes or fewest < images:
+        raise ValueError(
+            f"{dataset.name}: {dataset.n_classes} classes, of which the smallest has {fewest} "
+            f"images; the notebooks need {classes} classes of {images}"
+        )
 
 
 def read_yaml(path: Path) -> dict[str, object]:

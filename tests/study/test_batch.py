@@ -11,6 +11,7 @@ import papermill
 import psutil
 import pytest
 from click.testing import CliRunner
+from conftest import grow
 
 import proxylib
 from proxylib import datasets
@@ -190,13 +191,23 @@ def share(home, *names):
         here.symlink_to(there)
 
 
-def test_own_images_go_through_the_whole_study(home, larger_tree, tmp_path):
+@pytest.mark.parametrize(("n_classes", "n_images"), [(7, 4), (8, 3), (4, 2)])
+def test_too_few_images_are_refused_before_anything_starts(home, tmp_path, n_classes, n_images):
+    tree = grow(tmp_path / "images", n_classes, n_images)
+    code, text = call("--dataset", "folder", "-p", "data_root", tree, "--out", tmp_path / "out")
+    assert code == 2 and not (tmp_path / "out").exists()
+    assert f"{n_classes} classes, of which the smallest has {n_images} images" in text
+    assert "the notebooks need 8 classes of 4" in text
+
+
+def test_own_images_go_through_the_whole_study(home, tmp_path):
     share(home, "datasets/kanji/_draw_all", "study/runs/pretraining/_pretrain")
     out = tmp_path / "out"
-    query = next(larger_tree.rglob("*.png"))
+    tree = grow(tmp_path / "images", *study.SMALLEST)
+    query = next(tree.rglob("*.png"))
     code, text = call(
         "--dataset", "folder", "--out", out, "--no-progress", "--jobs", "1",
-        *("-p", "data_root", larger_tree, "-p", "steps", 8, "-p", "batch_size", 4),
+        *("-p", "data_root", tree, "-p", "steps", 8),
         *("-p", "steps_pretrained", 8, "-p", "dynamic_steps", 8, "-p", "bound_steps", 8),
         *("-p", "seeds", "3", "-p", "query_image", query),
     )  # fmt: skip
