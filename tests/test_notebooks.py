@@ -11,6 +11,7 @@ import pytest
 from proxylib.datasets.paths import PROJECT
 from proxylib.study import notebooks as study
 from proxylib.study import paths
+from proxylib.study.parameters import TYPES
 
 BOOKS = sorted(paths.notebooks().glob("*.ipynb"))
 COMMON = {"dataset", "data_root", "tier", "seeds", "steps", "batch_size", "jobs", "progress", "out"}
@@ -35,7 +36,7 @@ def test_has_one_parameters_cell_with_the_common_names(path):
     found = study.parameters(path)
     assert found.keys() >= COMMON
     for name, value in found.items():
-        assert value["inferred_type_name"] in study.TYPES, name
+        assert value["inferred_type_name"] in TYPES, name
         assert value["help"], f"{name} has no help comment"
     assert len(cells[0].source.splitlines()) == len(found)
     assert found["tier"]["default"] == '"fast"'
