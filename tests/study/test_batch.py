@@ -1,4 +1,5 @@
 import ast
+import contextlib
 import json
 import re
 import signal
@@ -278,25 +279,31 @@ def test_nothing_is_left_behind(home, tmp_path, number):
     command = [sys.executable, "-m", "proxylib", "study", "--only", "03", "--no-progress"]
     command += ["--jobs", "2", "-p", "steps", "100000", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while sum("loky" in " ".join(p.cmdline()) for p in family(process.pid)) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    members = family(process.pid)
-    assert len(members) >= 3  # a kernel and two workers
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=20)
+    try:
+        deadline = time.monotonic() + 120
+        while sum("loky" in words for words in family(process.pid).values()) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        members = list(family(process.pid))
+        assert len(members) >= 3  # a kernel and two workers
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(number, -number)
     assert ("stopped; finished training runs" in output) == (number == signal.SIGINT)
     assert "Traceback" not in output
-    assert not psutil.wait_procs(members, timeout=10)[1]
+    assert not psutil.wait_procs(members, timeout=20)[1]
 
 
 def family(pid):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    """The processes below this one with their commands; some end while they are looked at."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process] = " ".join(process.cmdline())
+    return found
 
 
 def test_a_notebook_that_cannot_be_written_does_not_stop_the_others(books, tmp_path):
