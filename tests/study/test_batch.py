@@ -278,7 +278,13 @@ def test_nothing_is_left_behind(home, tmp_path, number):
     """Whatever ends a study while its runs train, its kernel and its workers end too."""
     command = [sys.executable, "-m", "proxylib", "study", "--only", "03", "--no-progress"]
     command += ["--jobs", "2", "-p", "steps", "100000", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # a job in the background of a shell would ignore SIGINT
     try:
         deadline = time.monotonic() + 120
         while sum("loky" in words for words in family(process.pid).values()) < 2:

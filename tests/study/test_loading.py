@@ -82,7 +82,7 @@ def test_a_large_set_is_embedded_in_order(files):
 def test_the_images_are_those_of_the_points(files):
     whole = files[:]
     for images in (files, whole):
-        for (points,), pixels in taken(batches(images), 9):
+        for (points, *_), pixels in taken(batches(images), 9):
             assert torch.equal(pixels, whole[points])
 
 
