@@ -39,7 +39,6 @@ from proxylib.losses import (
 )
 from proxylib.models import ConvNet
 from proxylib.objectives import Objective, ProxyLoss
-from proxylib.optimizers import LazyAdam
 from proxylib.proxies import (
     assign_by_label,
     assign_nearest,
@@ -54,42 +53,11 @@ from proxylib.training import train
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "ConvNet",
-    "DynamicProxyLoss",
-    "InstanceLoss",
-    "LazyAdam",
-    "LiftedStructure",
-    "NPairs",
-    "Objective",
-    "ProxyLoss",
-    "ProxyNCA",
-    "SemiHardTriplet",
-    "StructClust",
-    "Triplets",
-    "assign_by_label",
-    "assign_nearest",
-    "assign_random",
-    "assign_static",
-    "bound_statistics",
-    "contrastive_loss",
-    "embed",
-    "expected_ranking_bound",
-    "init_proxies",
-    "mean_contrastive_loss",
-    "mean_triplet_loss",
-    "nca_bound",
-    "nca_loss",
-    "nearest_neighbors",
-    "nmi",
-    "pairwise_distance",
-    "proxy_errors",
-    "ranking_bound",
-    "ranking_loss",
-    "recall_at_k",
-    "rescale",
-    "tight_example",
-    "train",
-    "triplet_bound",
-    "triplet_loss",
-]
+__all__ = ["ConvNet", "DynamicProxyLoss", "InstanceLoss", "LiftedStructure", "NPairs"]
+__all__ += ["Objective", "ProxyLoss", "ProxyNCA", "SemiHardTriplet", "StructClust", "Triplets"]
+__all__ += ["assign_by_label", "assign_nearest", "assign_random", "assign_static"]
+__all__ += ["bound_statistics", "contrastive_loss", "embed", "expected_ranking_bound"]
+__all__ += ["init_proxies", "mean_contrastive_loss", "mean_triplet_loss", "nca_bound", "nca_loss"]
+__all__ += ["nearest_neighbors", "nmi", "pairwise_distance", "proxy_errors", "ranking_bound"]
+__all__ += ["ranking_loss", "recall_at_k", "rescale", "tight_example", "train", "triplet_bound"]
+__all__ += ["triplet_loss"]

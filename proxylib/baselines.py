@@ -55,9 +55,8 @@ class InstanceLoss(BatchObjective):
     batch, with `mean_contrastive_loss` and unsquared distances the pairs of Hadsell et al. 2006.
 
     Args:
-        labels: (N,) int64 labels of the training points.
+        labels, per_class: as in `BatchObjective`.
         loss, squared: as in `ProxyLoss`.
-        per_class: points of each class in a batch.
         embedding_norm: length N_x of the embeddings; None = free. N_x² is the inverse
             temperature of the NCA loss.
     """
@@ -90,9 +89,8 @@ class SemiHardTriplet(BatchObjective):
     the farthest.
 
     Args:
-        labels: (N,) int64 labels of the training points.
+        labels, per_class: as in `BatchObjective`.
         margin: M; 0.2 in the source, which trained on faces.
-        per_class: points of each class in a batch.
     """
 
     def __init__(self, labels: Tensor, *, margin: float = 0.5, per_class: int = PER_CLASS):
@@ -120,9 +118,8 @@ class LiftedStructure(BatchObjective):
     J_ij = log(Σ_{k∈N(i)} e^{M−D_ik} + Σ_{l∈N(j)} e^{M−D_jl}) + D_ij, D unsquared.
 
     Args:
-        labels: (N,) int64 labels of the training points.
+        labels, per_class: as in `BatchObjective`.
         margin: M, 1 in the source.
-        per_class: points of each class in a batch.
         embedding_norm: None = free, as in the source.
     """
 
@@ -156,7 +153,7 @@ class NPairs(BatchObjective):
     l2 term stands in for a norm: it keeps the inner products from growing without end.
 
     Args:
-        labels: (N,) int64 labels of the training points.
+        labels: as in `BatchObjective`.
         l2: λ.
         embedding_norm: None = free, as in the source.
     """

@@ -36,13 +36,7 @@ class DynamicProxyLoss(ProxyLoss):
 
     is_static = False
 
-    def __init__(
-        self,
-        *args,
-        reassign_every: int = 100,
-        restart_dead: bool = False,
-        **options,
-    ):
+    def __init__(self, *args, reassign_every: int = 100, restart_dead: bool = False, **options):
         if reassign_every < (1 if restart_dead else 0):
             raise ValueError(
                 f"reassign_every={reassign_every}: expected 0 or more steps, and 1 or more "

@@ -22,34 +22,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proxylib.proxies import UNUSED, negative_mask
-
-Hide = Callable[[Tensor, int], None]  # values (T, B), first proxy of the tile: see `by_label`
+Negatives = Callable[[slice], Tensor]  # a part of the proxies → which are negatives, (B, T) bool
 HIDDEN = -1e30  # value of a proxy that is no negative; finite, for 0 · inf would be NaN
-FEW = 1024  # proxies, so few that looking at all of them is cheaper than choosing
 CPU_TILE, GPU_TILE = 2**19, 2**25  # entries of one (T, B) matrix
 
 
 class Settings(NamedTuple):
-    """Which loss it is, apart from its tensors.
+    """Which loss it is, apart from its tensors."""
 
-    Attributes:
-        hide: sets the values of proxies that are no negatives to `HIDDEN`; see `by_label`. None =
-            all are negatives.
-        hide_positive: the positive proxy is not a negative either.
-        margin: M of the triplet hinge, averaged over the negatives that violate it; None = Eq. 4.
-        include_positive: add the positive to the sum of Eq. 4.
-        embedding_norm, proxy_norm: N_x and N_p; None = free.
-        tile: T, proxies gone through at once; None = what fits into a cache.
-    """
-
-    hide: Hide | None = None
-    hide_positive: bool = False
-    margin: float | None = None
-    include_positive: bool = False
-    embedding_norm: float | None = None
-    proxy_norm: float | None = None
-    tile: int | None = None
+    negatives: Negatives | None = None  # which proxies are whose; None = all
+    hide_positive: bool = False  # the positive proxy is no negative, whatever `negatives` says
+    margin: float | None = None  # M of Eq. 3, averaged over its violating negatives; None = Eq. 4
+    include_positive: bool = False  # add the positive to the sum of Eq. 4
+    embedding_norm: float | None = None  # N_x; None = free
+    proxy_norm: float | None = None  # N_p; None = free
+    tile: int | None = None  # T, proxies gone through at once; None = what fits into a cache
 
 
 def fused_loss(
@@ -82,10 +69,8 @@ def fused_loss(
     if embeddings.dtype in (torch.float16, torch.bfloat16):
         embeddings = embeddings.float()
     proxies, device = proxies.to(embeddings.dtype), embeddings.device.type
-    if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            return _FusedLoss.apply(embeddings, proxies, positive, settings)
-    return _FusedLoss.apply(embeddings, proxies, positive, settings)
+    with torch.autocast(device, enabled=False):
+        return _FusedLoss.apply(embeddings, proxies, positive, settings)
 
 
 @torch.no_grad()
@@ -104,47 +89,6 @@ def nearest_proxy(embeddings: Tensor, proxies: Tensor, settings: Settings) -> Te
     return places.gather(0, values.argmax(0, keepdim=True)).squeeze(0)
 
 
-def by_label(exclusive: Tensor, labels: Tensor, n_labels: int) -> Hide:
-    """Hides the proxies that `negative_mask` leaves out: those of the anchor's label, and unused.
-
-    Of many proxies only those that serve one of the batch's labels, or none, are looked at.
-
-    Args:
-        exclusive: (P,) from `exclusive_label`.
-        labels: (B,) int64 of the anchors.
-        n_labels: C.
-    """
-    if len(exclusive) <= FEW:
-        return by_mask(negative_mask(exclusive, labels))
-    concerned = torch.zeros(n_labels + 2, dtype=torch.bool, device=labels.device)
-    concerned[labels] = True
-    concerned[UNUSED] = True  # −2, and SHARED = −1: the two last entries
-
-    def hide(values: Tensor, start: int) -> None:
-        whose = exclusive[start : start + len(values)]  # (T,)
-        rows = concerned[whose].nonzero().squeeze(1)
-        mask = negative_mask(whose[rows], labels)  # (B, rows)
-        values[rows] = values[rows].masked_fill_(~mask.T, HIDDEN)
-
-    return hide
-
-
-def by_mask(mask: Tensor) -> Hide:
-    """Hides all but the negatives of a mask (B, P) bool."""
-    hidden = ~mask.T  # (P, B)
-    return lambda values, start: values.masked_fill_(hidden[start : start + len(values)], HIDDEN)
-
-
-class _Tile(NamedTuple):
-    """Proxies start … stop − 1, and which anchors' positives are among them."""
-
-    start: int
-    stop: int
-    anchors: Tensor | slice  # (R,) these anchors
-    rows: Tensor  # (R,) their positives, counted from `start`
-    flat: Tensor  # (R,) places of both in a flattened (T, B) matrix
-
-
 def _edges(n_anchors: int, proxies: Tensor, tile: int | None) -> list[tuple[int, int]]:
     """First and last + 1 proxy of tiles of nearly equal size."""
     n = len(proxies)
@@ -153,21 +97,23 @@ def _edges(n_anchors: int, proxies: Tensor, tile: int | None) -> list[tuple[int,
     return [(n * i // n_tiles, n * (i + 1) // n_tiles) for i in range(n_tiles)]
 
 
+class _Tile(NamedTuple):
+    """Some proxies, and which anchors' positives are among them."""
+
+    part: slice  # of the proxies
+    anchors: Tensor  # (R,) these anchors
+    rows: Tensor  # (R,) their positives, counted from the first of the part
+
+
 def _tiles(positive: Tensor, proxies: Tensor, tile: int | None) -> list[_Tile]:
-    n = len(positive)
-    edges = _edges(n, proxies, tile)
-    columns = torch.arange(n, device=positive.device)
+    """All tiles; `positive` is (B,), the proxy of each anchor."""
+    edges = _edges(len(positive), proxies, tile)
     if len(edges) == 1:
-        flat = columns.add_(positive, alpha=n)
-        return [_Tile(0, len(proxies), slice(None), positive, flat)]
-    positive, order = positive.sort()
-    stops = torch.tensor([stop for _, stop in edges], device=positive.device)
-    counts = torch.searchsorted(positive, stops).diff(prepend=stops.new_zeros(1)).tolist()
+        return [_Tile(slice(0, len(proxies)), torch.arange(len(positive)).to(positive), positive)]
     tiles = []
-    parts = zip(edges, order.split(counts), positive.split(counts), strict=True)
-    for (start, stop), anchors, proxy in parts:
-        rows = proxy - start
-        tiles.append(_Tile(start, stop, anchors, rows, anchors + n * rows))
+    for start, stop in edges:
+        anchors = ((positive >= start) & (positive < stop)).nonzero().squeeze(1)
+        tiles.append(_Tile(slice(start, stop), anchors, positive[anchors] - start))
     return tiles
 
 
@@ -202,10 +148,10 @@ def _values(query: Tensor, proxies: Tensor, norm: float | None) -> tuple[Tensor,
 
 
 def _hide(values: Tensor, tile: _Tile, settings: Settings) -> None:
-    if settings.hide is not None:
-        settings.hide(values, tile.start)
+    if settings.negatives is not None:
+        values.masked_fill_(~settings.negatives(tile.part).T, HIDDEN)
     if settings.hide_positive:
-        values.view(-1)[tile.flat] = HIDDEN
+        values[tile.rows, tile.anchors] = HIDDEN
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -219,9 +165,9 @@ class _FusedLoss(torch.autograd.Function):
             v_pos = _values(query, proxies[positive], s.proxy_norm)[0].diagonal()  # (B,)
         parts = []
         for tile in tiles:
-            values, lengths = _values(query, proxies[tile.start : tile.stop], s.proxy_norm)
+            values, lengths = _values(query, proxies[tile.part], s.proxy_norm)
             if v_pos is None:
-                v_pos, kept = values.view(-1)[tile.flat], values
+                v_pos, kept = values[tile.rows, tile.anchors], values
             _hide(values, tile, s)
             top = values.amax(0)
             if s.margin is None:
@@ -270,7 +216,7 @@ class _FusedLoss(torch.autograd.Function):
         if wants_proxies:
             for_proxies = torch.empty_like(proxies, memory_format=torch.contiguous_format)
         for tile in ctx.tiles:
-            part, values = proxies[tile.start : tile.stop], kept
+            part, values = proxies[tile.part], kept
             if kept is None:
                 values, lengths = _values(query, part, s.proxy_norm)
                 _hide(values, tile, s)
@@ -282,7 +228,7 @@ class _FusedLoss(torch.autograd.Function):
                 along = torch.mv(weights * values, share)  # (T,)
                 along.index_add_(0, tile.rows, pull_v[tile.anchors])
                 along = along[:, None] / lengths.square()
-            weights.view(-1).index_add_(0, tile.flat, pull[tile.anchors])
+            weights[tile.rows, tile.anchors] += pull[tile.anchors]
             if lengths is not None:
                 weights /= lengths
             elif wants_proxies:
@@ -290,7 +236,7 @@ class _FusedLoss(torch.autograd.Function):
             if wants_embeddings:
                 for_embeddings.addmm_(weights.T, part)
             if wants_proxies:
-                out = for_proxies[tile.start : tile.stop]
+                out = for_proxies[tile.part]
                 torch.mul(part, along.neg_(), out=out).addmm_(weights, shared)
         column = column * ctx.factor
         for_embeddings *= column if unit is None else column / length

@@ -127,7 +127,6 @@ def nca_loss(
 
 
 nca_loss.sums_over_negatives = True  # see `sums_over_negatives`
-nca_loss.is_fused = True  # fused.py knows this loss, and its keywords
 
 
 def mean_triplet_loss(
@@ -138,15 +137,12 @@ def mean_triplet_loss(
     A plain mean would vanish among the many that are far away already, and the hardest negative
     alone is too noisy.
 
-    Args, Raises: as in `triplet_loss`.
-
-    Returns:
-        (B,) losses ≥ 0.
+    Args, Raises: as in `triplet_loss`. Returns (B,) losses ≥ 0.
     """
     return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
 
 
-mean_triplet_loss.is_fused = True  # fused.py knows this loss, and its keyword
+nca_loss.is_fused = mean_triplet_loss.is_fused = True  # fused.py knows them and their keywords
 
 
 def mean_contrastive_loss(
@@ -154,10 +150,7 @@ def mean_contrastive_loss(
 ) -> Tensor:
     """`contrastive_loss` of the positive plus its mean over the negatives within the margin.
 
-    Args, Raises: as in `contrastive_loss`; distances are *unsquared*.
-
-    Returns:
-        (B,) losses ≥ 0.
+    Args, Raises: as in `contrastive_loss`; distances are *unsquared*. Returns (B,) losses ≥ 0.
     """
     positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)
     return positive + _mean_of_violating(negative)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proxylib.distances import pairwise_distance, rescale
-from proxylib.fused import Hide, Settings, by_label, by_mask, fused_loss, nearest_proxy
+from proxylib.fused import Negatives, Settings, fused_loss, nearest_proxy
 from proxylib.losses import (
     Loss,
     includes_positive,
@@ -20,19 +20,13 @@ from proxylib.proxies import (
     UNUSED,
     check_assignment,
     check_labels,
+    draw_distinct,
     exclusive_label,
     init_proxies,
     negative_mask,
     negative_mask_of_points,
-    rank_by_label,
-    sample_negatives,
 )
-from proxylib.samplers import (
-    Stream,
-    anchor_batches,
-    check_triplets,
-    triplet_batches,
-)
+from proxylib.samplers import Stream, anchor_batches, check_triplets, triplet_batches
 
 NORM = 3.0  # default of N_x and N_p: their product is an inverse temperature
 
@@ -49,7 +43,6 @@ class Objective(nn.Module):
         super().__init__()
         if labels is not None:
             check_labels(labels)
-        self.n_labels = 0 if labels is None else int(labels.max()) + 1
         self.register_buffer("labels", labels)
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
@@ -96,19 +89,19 @@ class ProxyLoss(Objective):
         squared: ‖x−p‖² (paper, section 3.1) or ‖x−p‖.
         drop_positive: never count the positive proxy as a negative. With dynamic assignment all
             points on one proxy is then a trivial optimum.
-        n_negatives: k negative proxies drawn per anchor and step; None = all. Only these are
-            looked at, so a step costs no more for more proxies. In a loss that sums over its
-            negatives, as NCA, each of the k drawn counts for n / k of the n there are: an unbiased
-            estimate of the sum in Eq. 4. Its logarithm is too small on average (Jensen), less so
-            the larger k. The hinges average over the violating ones drawn: no correction needed.
+        n_negatives: k negative proxies drawn per anchor and step, without replacement; None = all.
+            Only these are looked at, so a step costs no more for more proxies. In a loss that sums
+            over its negatives, as NCA, each of the k drawn counts for n / k of the n there are: an
+            unbiased estimate of the sum in Eq. 4. Its logarithm is too small on average (Jensen),
+            less so the larger k. The hinges average over the violating ones drawn: no correction
+            needed.
         shared_negatives: draw k proxies once for the whole batch, as is usual with very many
-            classes, instead of k for each anchor: B times fewer rows to fetch. An anchor takes
-            those that are its negatives, fewer than k if its own proxy is drawn; if none is, it is
-            left out and counted. Each estimate is unbiased as before, but the anchors' errors are
-            no longer independent of each other.
-        sparse: the proxies' gradient holds only the rows of positives and drawn negatives, for
-            `LazyAdam`, `torch.optim.SparseAdam` or SGD. Else it is dense, for any optimiser, and
-            making it costs as much as there are proxies.
+            classes: B times fewer rows to fetch. An anchor takes those that are its negatives; if
+            none is, it is left out and counted. Each estimate is unbiased as before, but the
+            anchors' errors are no longer independent of each other.
+        sparse: the proxies' gradient holds only the rows of positives and drawn proxies, for an
+            optimiser of its own, `torch.optim.SparseAdam` or SGD. Else it is dense, for any
+            optimiser, and making it costs as much as there are proxies.
 
     Raises:
         ValueError: neither or both of labels and triplets; points without a proxy; with a
@@ -153,11 +146,11 @@ class ProxyLoss(Objective):
         self.embedding_norm, self.proxy_norm = embedding_norm, proxy_norm
         self.n_negatives, self.generator = n_negatives, generator
         self.shared_negatives, self.sparse = shared_negatives, sparse
-        self._ranking = None  # of `exclusive`, made when negatives are drawn
         self.proxies = nn.Parameter(init_proxies(self.n_proxies, dim, generator))
         self.register_buffer("assignment", assignment.clone())
         self.register_buffer("triplets", triplets)
-        self.register_buffer("exclusive", None)
+        for name in ("exclusive", "in_use", "n_own"):  # see `_update_exclusive`
+            self.register_buffer(name, None, persistent=False)
         self.register_buffer("without_negative", torch.tensor(0))
         if triplets is not None:
             check_triplets(triplets, len(assignment))
@@ -189,11 +182,10 @@ class ProxyLoss(Objective):
         """
         if (settings := self._fused_settings()) is not None:
             self._follow(anchors, lambda: nearest_proxy(embeddings, self.proxies, settings))
-            settings = settings._replace(hide=self._hide(anchors, negatives))
+            settings = settings._replace(negatives=self._negatives(anchors, negatives))
             positive = self.assignment[positives]
             loss, without = fused_loss(embeddings, self.proxies, positive, settings)
-            if without:
-                self.without_negative += without
+            self.without_negative += without
             return loss
         if self.n_negatives is not None:
             d_pos, d_neg, mask = self._compare_sampled(embeddings, anchors, positives)
@@ -210,11 +202,7 @@ class ProxyLoss(Objective):
         positives: Tensor,
         negatives: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances to all proxies, and which of these are positive and negative.
-
-        Returns:
-            distances (B, P); positive proxies (B,) int64; negative proxies (B, P) bool.
-        """
+        """Distances (B, P); positive proxies (B,) int64; which are negative, (B, P) bool."""
         distances = self.distances(embeddings)  # (B, P)
         self._follow(anchors, lambda: distances.detach().argmin(1))
         return distances, *self.roles(anchors, positives, negatives)
@@ -250,35 +238,37 @@ class ProxyLoss(Objective):
     def _compare_sampled(
         self, embeddings: Tensor, anchors: Tensor, positives: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances to the positive (B,) and to the negatives drawn (B, k), and which are some."""
+        """Distances to the positive (B,) and to proxies drawn, and which are negatives (B, K)."""
         norms = Settings(embedding_norm=self.embedding_norm, proxy_norm=self.proxy_norm)
         self._follow(anchors, lambda: nearest_proxy(embeddings, self.proxies, norms))
-        if self._ranking is None or self._ranking[0] is not self.exclusive:
-            self._ranking = self.exclusive, rank_by_label(self.exclusive, self.n_labels)
-        positive = self.assignment[positives]  # (B,)
-        chosen, mask, available = sample_negatives(
-            self._ranking[1],
-            self.labels[anchors],
-            self.n_negatives,
-            self.generator,
-            positive if self._hides_positive else None,
-            self.shared_negatives,
-        )
-        columns = chosen
-        if not self.shared_negatives:  # (U,) drawn by any anchor, (B, k) places in it
-            columns, chosen = chosen.unique(return_inverse=True)
-        rows = functional.embedding(
-            torch.cat([positive, columns]), self.proxies, sparse=self.sparse
-        )  # (B + U, D)
+        positive, labels = self.assignment[positives], self.labels[anchors]  # (B,)
+        k, rows = self.n_negatives, 1
+        if not self.shared_negatives:  # so many more that k of them are negatives of each anchor
+            k, rows = k + int(self.n_own[labels].max()) + self._hides_positive, len(anchors)
+        drawn = draw_distinct(len(self.in_use), k, rows, self.generator).to(labels.device)
+        drawn = self.in_use[drawn]  # (1, K) or (B, K)
+        mask = negative_mask(self.exclusive[drawn], labels)  # (B, K)
+        available = len(self.in_use) - self.n_own[labels]  # (B,)
+        if self._hides_positive:
+            mask &= drawn != positive[:, None]
+            available = available - (self.exclusive[positive] == SHARED).long()
+        columns, place = drawn[0], None
+        if not self.shared_negatives:
+            mask &= mask.cumsum(1) <= self.n_negatives
+            wanted = drawn.where(mask, positive[:, None])  # the positive is fetched anyhow
+            columns, place = wanted.unique(return_inverse=True)  # (U,), (B, K) places in it
+        both = torch.cat([positive, columns])
+        fetched = functional.embedding(both, self.proxies, sparse=self.sparse)  # (B + U, D)
         distances = pairwise_distance(
-            rescale(embeddings, self.embedding_norm), rescale(rows, self.proxy_norm), self.squared
+            rescale(embeddings, self.embedding_norm),
+            rescale(fetched, self.proxy_norm),
+            self.squared,
         )
         d_pos, d_neg = distances[:, : len(positive)].diagonal(), distances[:, len(positive) :]
-        if not self.shared_negatives:
-            d_neg = d_neg.gather(1, chosen)  # (B, k)
+        d_neg = d_neg if place is None else d_neg.gather(1, place)  # (B, K)
         if sums_over_negatives(self.loss):  # each one drawn stands for available / drawn
-            drawn = mask.sum(1).clamp_min(1)
-            d_neg = d_neg - (available.clamp_min(1).to(d_neg) / drawn).log()[:, None]
+            taken = mask.sum(1).clamp_min(1)
+            d_neg = d_neg - (available.clamp_min(1).to(d_neg) / taken).log()[:, None]
         return d_pos, d_neg, mask
 
     def metrics(self) -> dict[str, float]:
@@ -301,7 +291,7 @@ class ProxyLoss(Objective):
         if not getattr(function, "is_fused", False):
             return None
         return Settings(
-            hide_positive=self._hides_positive,
+            hide_positive=self._hides_positive or self._one_each,
             embedding_norm=self.embedding_norm,
             proxy_norm=self.proxy_norm,
             **{**function.__kwdefaults__, **fixed},
@@ -312,23 +302,37 @@ class ProxyLoss(Objective):
         names = ("compare", "distances", "roles", "score")
         return [n for n in names if getattr(type(self), n) is not getattr(ProxyLoss, n)]
 
-    def _hide(self, anchors: Tensor, negatives: Tensor | None) -> Hide:
-        """The negatives of `roles`, as `fused_loss` wants them."""
+    def _negatives(self, anchors: Tensor, negatives: Tensor | None) -> Negatives | None:
+        """The negatives of `roles`, for a part of the proxies; None = all but the positive."""
+        if self._one_each:
+            return None
         if self.labels is None:
-            return by_mask(negative_mask_of_points(self.assignment, negatives, self.n_proxies))
-        return by_label(self.exclusive, self.labels[anchors], self.n_labels)
+            mask = negative_mask_of_points(self.assignment, negatives, self.n_proxies)
+            return lambda part: mask[:, part]
+        exclusive, labels = self.exclusive, self.labels[anchors]
+        return lambda part: negative_mask(exclusive[part], labels)
 
     def _follow(self, anchors: Tensor, nearest: Callable[[], Tensor]) -> None:
         """Called before the roles are read; `nearest()` is each anchor's nearest proxy (B,)."""
 
     def _update_exclusive(self) -> None:
-        """Recompute `exclusive` after `assignment` changed."""
+        """Recompute, after `assignment` changed, what follows from it and the labels.
+
+        Whom each proxy serves (P,), which serve anybody, how many serve each label alone (C,), and
+        whether, for good, each label has one proxy of its own and there is no other.
+        """
+        self._one_each = False
         if self.labels is not None:
             self.exclusive = exclusive_label(self.assignment, self.labels, self.n_proxies)
+            self.in_use = (self.exclusive != UNUSED).nonzero().squeeze(1)
+            own, n_labels = self.exclusive[self.exclusive >= 0], int(self.labels.max()) + 1
+            self.n_own = own.bincount(minlength=n_labels)
+            if self.is_static and n_labels == self.n_proxies:
+                self._one_each = bool((self.n_own == 1).all())
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self._ranking = None  # `exclusive` was overwritten in place
+        self._update_exclusive()
 
     def _check_n_negatives(self) -> None:
         if self.n_negatives is None:
@@ -344,8 +348,7 @@ class ProxyLoss(Objective):
             )
         most = self.n_proxies
         if self.is_static:  # else the number changes, and an anchor takes what there is
-            own = self.exclusive[self.exclusive >= 0].bincount(minlength=self.n_labels)
-            negatives = (self.exclusive != UNUSED).sum() - own  # (C,) of each label
+            negatives = len(self.in_use) - self.n_own  # (C,) of each label
             if self._hides_positive:
                 shares = self.labels[self.exclusive[self.assignment] == SHARED].unique()
                 negatives[shares] -= 1

@@ -7,8 +7,7 @@ is all points of other labels. Nothing else has to be stored.
 Static, fractional, several per label, random and nearest are ways of filling that vector.
 """
 
-from typing import NamedTuple
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -221,104 +220,11 @@ def negative_mask_of_points(assignment: Tensor, negatives: Tensor, n_proxies: in
     return mask.scatter_(1, assignment[negatives], True)
 
 
-class Ranking(NamedTuple):
-    """The proxies by what they serve: none, several labels, then label 0, 1, …
+def draw_distinct(n: int, k: int, rows: int, generator: torch.Generator | None) -> Tensor:
+    """k different numbers of 0 … n − 1 for each row, in random order, at a cost of k and not of n.
 
-    An anchor's negatives are all behind the unused ones, but for the block of its own label. So
-    the r-th of them is found without looking at the others.
-
-    Attributes:
-        order: (P,) int64, the proxies in that order, within a block by index.
-        starts: (C + 3,) int64, where each block starts, and P.
-        n_unused, n_shared: lengths of the two first blocks.
+    (rows, min(k, n)) int64. The generator only gives the seed; None = torch's own.
     """
-
-    order: Tensor
-    starts: Tensor
-    n_unused: int
-    n_shared: int
-
-
-def rank_by_label(exclusive: Tensor, n_labels: int) -> Ranking:
-    """The order of the proxies that `sample_negatives` needs, from `exclusive_label` (P,)."""
-    blocks, order = exclusive.sort(stable=True)
-    names = torch.arange(UNUSED, n_labels + 1, device=blocks.device)
-    starts = torch.searchsorted(blocks, names)
-    return Ranking(order, starts, int(starts[1]), int(starts[2] - starts[1]))
-
-
-def sample_negatives(
-    ranking: Ranking,
-    labels: Tensor,
-    k: int,
-    generator: torch.Generator | None,
-    dropped: Tensor | None = None,
-    shared: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """k negative proxies, drawn evenly without replacement, at a cost of k and not of P.
-
-    Either of each anchor's own negatives, or of all proxies in use and once for the whole batch.
-    Of the latter an anchor takes those that are its negatives, which are just as even a draw.
-
-    Args:
-        ranking: of the proxies.
-        labels: (B,) int64 of the anchors.
-        k: how many; an anchor with fewer negatives keeps them all.
-        generator: on the CPU; None = torch's own.
-        dropped: (B,) int64, for each anchor a proxy that is none of its negatives; None = none.
-        shared: one draw for all.
-
-    Returns:
-        Proxies (B, k) int64, or (k,) if shared; which of them are the anchor's negatives, (B, k)
-        bool; how many negatives the anchor has in all, (B,) int64.
-    """
-    order, starts, n_unused, n_shared = ranking
-    first, last = starts[labels - UNUSED], starts[labels - UNUSED + 1]  # (B,) block of own label
-    available = len(order) - n_unused - (last - first)
-    if dropped is not None:  # if it is shared, it would be among the negatives
-        block = order[n_unused : n_unused + n_shared]
-        place = torch.searchsorted(block, dropped)  # (B,)
-        is_shared = (place < n_shared) & (
-            order[(n_unused + place).clamp_max(len(order) - 1)] == dropped
-        )
-        available = available - is_shared.long()
-    if shared:
-        n = torch.full((1,), len(order) - n_unused, device=order.device)
-        places, valid = _draw_distinct(n, k, generator)
-        places = n_unused + places[0]  # (k,)
-        chosen = order[places.clamp_max(len(order) - 1)]
-        mask = valid & ((places < first[:, None]) | (places >= last[:, None]))  # (B, k)
-        if dropped is not None:
-            mask &= chosen != dropped[:, None]
-        return chosen, mask, available
-    places, mask = _draw_distinct(available, k, generator)  # ranks among the anchor's negatives
-    places = n_unused + places
-    if dropped is not None:
-        places += (is_shared[:, None] & (places >= (n_unused + place)[:, None])).long()
-    places += torch.where(places >= first[:, None], (last - first)[:, None], 0)
-    return order[places.clamp_max(len(order) - 1)], mask, available
-
-
-def _draw_distinct(n: Tensor, k: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """k different numbers of 0 … n − 1 for each n (R,), evenly; all of them where n < k.
-
-    Returns:
-        (R, k) int64, and (R, k) bool: False where there were no more.
-    """
-    if int(n.min()) < 4 * k:  # then the number of keys, R × max(n), is not much more than R × k
-        keys = torch.rand(len(n), max(int(n.max()), k), generator=generator).to(n.device)
-        keys[torch.arange(keys.shape[1], device=n.device) >= n[:, None]] = -1
-        keys, drawn = keys.topk(k, dim=1, sorted=False)
-        return drawn, keys >= 0
-    drawn = n.new_empty(len(n), 0)
-    while True:  # the first k different ones of independent numbers; mostly there are enough
-        more = torch.rand(len(n), k + k // 4 + 16, generator=generator, dtype=torch.float64)
-        drawn = torch.cat([drawn, (more.to(n.device) * n[:, None]).long()], 1)
-        ascending, place = drawn.sort(dim=1, stable=True)
-        is_new = torch.ones_like(drawn, dtype=torch.bool)
-        is_new.scatter_(1, place[:, 1:], ascending[:, 1:] != ascending[:, :-1])
-        is_new &= is_new.cumsum(1) <= k
-        if int(is_new.sum()) == len(n) * k:
-            return drawn[is_new].view(len(n), k), torch.ones(
-                len(n), k, dtype=torch.bool, device=n.device
-            )
+    source = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    draws = [source.choice(n, min(k, n), replace=False) for _ in range(rows)]
+    return torch.from_numpy(np.stack(draws))

@@ -54,14 +54,11 @@ class ProxyNCA(ProxyLoss):
             ValueError: tensors of other shapes or types, or an unknown label.
         """
         n, dim = self.proxies.shape
-        if embeddings.shape != (*labels.shape, dim):
+        shapes = tuple(embeddings.shape), tuple(labels.shape)
+        if labels.ndim != 1 or labels.dtype != torch.int64 or shapes[0] != (*shapes[1], dim):
             raise ValueError(
-                f"expected embeddings (B, {dim}) and labels (B,), got {tuple(embeddings.shape)} "
-                f"and {tuple(labels.shape)}"
-            )
-        if labels.ndim != 1 or labels.dtype != torch.int64:
-            raise ValueError(
-                f"labels: expected (B,) int64, got {tuple(labels.shape)} {labels.dtype}"
+                f"expected embeddings (B, {dim}) and labels (B,) int64, got {shapes[0]} and "
+                f"{shapes[1]} {labels.dtype}"
             )
         low, high = labels.aminmax() if len(labels) else (0, 0)
         if int(low) < 0 or int(high) >= n:

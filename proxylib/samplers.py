@@ -17,14 +17,11 @@ class Stream:
 
     Args:
         n: what there is to draw from.
-        size: drawn at once, 1 … n.
+        size: drawn at once, 1 … n; another number raises ValueError.
         generator: source of the order.
         make: drawn numbers (size,) int64 → the batch, a tuple of index tensors.
         carry_over: True: the tail of one pass opens the next batch. False: the tail is dropped,
             so that no number comes twice in a batch.
-
-    Raises:
-        ValueError: a size outside of that.
     """
 
     def __init__(

@@ -20,10 +20,9 @@ class StructClust(BatchObjective):
     medoids is constant for the gradient. NMI is that of the evaluation (Eq. 8).
 
     Args:
-        labels: (N,) int64 labels of the training points.
+        labels, per_class: as in `BatchObjective`.
         gamma: γ, the "margin multiplier" of the patent (section 4 of the paper).
         gamma_decay: factor on γ after every `DECAY_STEPS` steps, 0.94 in the patent.
-        per_class: points of each class in a batch.
         embedding_norm: length of the embeddings; None = free.
     """
 

@@ -15,17 +15,11 @@ Batch = tuple[tuple[Tensor, ...], Tensor]  # index tensors of the sampler; image
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step leaves behind.
+    """What one training step leaves behind."""
 
-    Attributes:
-        number: 1, 2, …
-        loss: scalar, detached.
-        seconds: how long it took, reading the batch included.
-    """
-
-    number: int
-    loss: Tensor
-    seconds: float
+    number: int  # 1, 2, …
+    loss: Tensor  # scalar, detached
+    seconds: float  # how long it took, reading the batch included
 
 
 def train(

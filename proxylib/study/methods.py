@@ -130,9 +130,11 @@ def proxies_by_label(
     return objective(vector, dim, generator, labels, triplets, n_proxies, **options)
 
 
-# Its options are also those of the objectives it chooses from.
+# Its options are also those of the objectives it chooses from, but for `sparse`: a run has one
+# optimiser, for network and proxies, and the network's gradient is dense.
 _own = list(inspect.signature(proxies_by_label).parameters.values())[:-1]
-_passed = (_keywords(ProxyLoss) | _keywords(DynamicProxyLoss)).values()
+_all = _keywords(ProxyLoss) | _keywords(DynamicProxyLoss)
+_passed = [parameter for name, parameter in _all.items() if name != "sparse"]
 proxies_by_label.__signature__ = inspect.Signature([*_own, *_passed])
 
 PROXY_LR = Axis(("proxy_lr",), (0.005, 0.02, 0.05, 0.1, 0.2, 0.4))

@@ -1,6 +1,7 @@
 """The notebooks' parameters: which values are sensible, told before anything starts."""
 
 import ast
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -95,7 +96,7 @@ def problem(name: str, value: object) -> str:
     fits, expected = RULES.get(name, (lambda value: True, ""))
     try:
         right = fits(value)
-    except TypeError:  # a list within a list, or a list where a word is due
+    except (TypeError, RuntimeError):  # a list where a word is due; a path in nobody's home
         right = False
     return "" if right else f"{name}={value!r}: expected {expected}"
 
@@ -112,11 +113,12 @@ def check(namespace: Mapping[str, object]) -> None:
     """
     declared, injected = set(), set()
     for source in namespace.get("In", ()):
-        for node in ast.parse(source).body if source.startswith((INJECTED, "dataset:")) else ():
-            if isinstance(node, ast.AnnAssign):
-                declared.add(node.target.id)
-            elif isinstance(node, ast.Assign):
-                injected.add(node.targets[0].id)
+        with contextlib.suppress(SyntaxError):  # of a cell that failed
+            for node in ast.parse(source).body:
+                if isinstance(node, ast.AnnAssign):
+                    declared.add(node.target.id)
+                elif isinstance(node, ast.Assign) and source.startswith(INJECTED):
+                    injected.add(node.targets[0].id)
     problems = [unknown(name, declared) for name in sorted(injected - declared)]
     problems += [problem(name, namespace[name]) for name in RULES if name in namespace]
     if problems := [text for text in problems if text]:

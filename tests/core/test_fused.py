@@ -15,7 +15,8 @@ from proxylib import (
     mean_triplet_loss,
     nca_loss,
 )
-from proxylib.fused import Settings, _tiles, by_label, fused_loss, nearest_proxy
+from proxylib.fused import Settings, _tiles, fused_loss, nearest_proxy
+from proxylib.proxies import negative_mask
 from proxylib.samplers import draw_triplets
 
 LABELS = torch.arange(12).repeat_interleave(5)
@@ -92,7 +93,7 @@ def fused(objective, embeddings, anchors, positives, negatives, tile):
     x = embeddings.clone().requires_grad_()
     settings = objective._fused_settings()._replace(tile=tile)
     objective._follow(anchors, lambda: nearest_proxy(x, objective.proxies, settings))
-    settings = settings._replace(hide=objective._hide(anchors, negatives))
+    settings = settings._replace(negatives=objective._negatives(anchors, negatives))
     positive = objective.assignment[positives]
     loss, without = fused_loss(x, objective.proxies, positive, settings)
     return loss.detach(), *torch.autograd.grad(loss, (x, objective.proxies)), without
@@ -172,7 +173,8 @@ def test_gradients(options, tile):
         pytest.skip("saturated: finite differences see nothing")
     objective = make("mixed", **OPTIONS[options])
     embeddings, anchors, positives = batch(torch.float64)
-    settings = objective._fused_settings()._replace(hide=objective._hide(anchors, None), tile=tile)
+    whose = objective._negatives(anchors, None)
+    settings = objective._fused_settings()._replace(negatives=whose, tile=tile)
     proxies = objective.proxies.detach().clone().requires_grad_()
 
     def loss(x, p):
@@ -233,14 +235,12 @@ def test_half_precision_and_autocast_compute_in_float32():
 def test_tiles_cover_every_proxy_and_find_each_positive(n_proxies, tile):
     positive = torch.randint(n_proxies, (9,), generator=rng())
     tiles = _tiles(positive, torch.empty(n_proxies, 1), tile)
-    assert [t.start for t in tiles] == [0, *(t.stop for t in tiles[:-1])]
-    assert tiles[-1].stop == n_proxies
-    assert max(t.stop - t.start for t in tiles) <= tile
-    anchors = torch.cat([torch.arange(9)[t.anchors] for t in tiles])
+    assert [t.part.start for t in tiles] == [0, *(t.part.stop for t in tiles[:-1])]
+    assert tiles[-1].part.stop == n_proxies
+    assert max(t.part.stop - t.part.start for t in tiles) <= tile
+    anchors = torch.cat([t.anchors for t in tiles])
     assert torch.equal(anchors.sort().values, torch.arange(9))
-    assert torch.equal(torch.cat([t.rows + t.start for t in tiles]), positive[anchors])
-    flat = torch.cat([9 * t.rows + torch.arange(9)[t.anchors] for t in tiles])
-    assert torch.equal(torch.cat([t.flat for t in tiles]), flat)
+    assert torch.equal(torch.cat([t.rows + t.part.start for t in tiles]), positive[anchors])
 
 
 @pytest.mark.parametrize("tile", [None, 4])
@@ -278,7 +278,7 @@ def test_memory_does_not_grow_with_the_proxies(options):
     keywords = {"embedding_norm": 3.0, "proxy_norm": 3.0} | keywords
     loss = OPTIONS[options]["loss"]
     keywords |= getattr(loss, "keywords", {})
-    settings = Settings(hide=by_label(exclusive, labels, 3), tile=500, **keywords)
+    settings = Settings(lambda part: negative_mask(exclusive[part], labels), tile=500, **keywords)
     with Largest(p.shape) as largest:
         loss, _ = fused_loss(x.requires_grad_(), p.requires_grad_(), labels, settings)
         loss.backward()

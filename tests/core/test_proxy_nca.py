@@ -196,22 +196,22 @@ def call(embeddings=(8, DIM), labels=None):
         (lambda: ProxyNCA(5, DIM, n_negatives=5), "n_negatives=5: expected 1 … 4"),
         (
             lambda: call((8, DIM + 1)),
-            r"expected embeddings \(B, 4\) and labels \(B,\), got \(8, 5\) and \(8,\)",
+            r"expected embeddings \(B, 4\) and labels \(B,\) int64, got \(8, 5\) and \(8,\)",
         ),
         (lambda: call((8,)), r"got \(8,\) and \(8,\)"),
         (lambda: call((8, 1, DIM)), r"got \(8, 1, 4\) and \(8,\)"),
         (lambda: call((7, DIM)), r"got \(7, 4\) and \(8,\)"),
         (
             lambda: call(labels=torch.zeros(8)),
-            r"labels: expected \(B,\) int64, got \(8,\) torch.float32",
+            r"labels \(B,\) int64, got \(8, 4\) and \(8,\) torch.float32",
         ),
         (
             lambda: call(labels=torch.zeros(8, dtype=torch.int32)),
-            r"labels: expected \(B,\) int64, got \(8,\) torch.int32",
+            r"labels \(B,\) int64, got \(8, 4\) and \(8,\) torch.int32",
         ),
         (
             lambda: call(labels=torch.zeros(8, 1, dtype=torch.int64)),
-            r"expected embeddings \(B, 4\) and labels \(B,\), got \(8, 4\) and \(8, 1\)",
+            r"expected embeddings \(B, 4\) and labels \(B,\) int64, got \(8, 4\) and \(8, 1\)",
         ),
         (lambda: call(labels=torch.full((8,), 6)), r"labels: expected 0 … 5, got \[6\]"),
         (lambda: call(labels=torch.full((8,), -1)), r"labels: expected 0 … 5, got \[-1\]"),

@@ -263,7 +263,7 @@ def test_every_parameter_has_a_rule_and_every_default_keeps_it():
         ("n_queries", [-1]),
         ("tier", ["", "../x", "a b", 3]),
         ("recipe", ["best"]),
-        ("presets", ["/nowhere.yaml"]),
+        ("presets", ["/nowhere.yaml", "~nobody-at-all/x", 3]),
         ("progress", [1, "yes"]),
     ],
 )

@@ -14,8 +14,6 @@ from proxylib.datasets import Dataset
 from proxylib.losses import mean_triplet_loss, nca_loss
 from proxylib.models import ConvNet
 from proxylib.objectives import ProxyLoss
-from proxylib.optimizers import LazyAdam
-from proxylib.study.methods import build_objective
 from proxylib.study.runs import fit as module
 from proxylib.study.runs.config import PRECISIONS, RunConfig
 from proxylib.study.runs.execution import Machine
@@ -287,19 +285,6 @@ def test_network_and_proxies_have_settings_of_their_own():
     assert [p is objective.proxies for p in proxies["params"]] == [True]
     [alone] = build_optimizer(config, model, NPairs(dataset.labels)).param_groups
     assert alone["lr"] == 1e-4
-
-
-def test_sparse_proxies_train_in_float16_too_with_clipping_and_weight_decay_of_the_network():
-    """Adam becomes LazyAdam; the proxies' gradient has only the rows drawn."""
-    options = {"n_negatives": 2, "shared_negatives": True, "sparse": True}
-    for precision in ("float32", "float16"):
-        model, _, dataset = parts()
-        objective = build_objective("proxy_nca", dataset.labels, 8, generator(), **options)
-        config = settings(steps=20, clip_grad=1.0, weight_decay=0.1, precision=precision)
-        assert type(build_optimizer(config, model, objective)) is LazyAdam
-        history = fit(config, Machine(), model, objective, dataset, generator())
-        assert history["loss"][1:].notna().all()
-        assert objective.proxies.grad.is_sparse
 
 
 def test_weight_decay_shrinks_the_network_only():

@@ -163,7 +163,6 @@ PROXY_OPTIONS = {
     "drop_positive": False,
     "n_negatives": None,
     "shared_negatives": False,
-    "sparse": False,
     "ratio": 1.0,
     "assignment": "static",
     "n_triplets": 0,

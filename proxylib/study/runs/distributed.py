@@ -125,12 +125,7 @@ def joint(model: nn.Module, objective: nn.Module, dtype: torch.dtype | None = No
     Returns:
         (this process's images, *the whole batch) → loss and embeddings of the whole batch;
         gradients are averaged over the processes at each backward pass.
-
-    Raises:
-        ValueError: a sparse gradient, which several processes do not exchange.
     """
-    if size() > 1 and getattr(objective, "sparse", False):
-        raise ValueError(f"sparse=True: expected one process, got {size()}")
     module = _Joint(model, objective, dtype)
     if size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from proxylib.datasets import Dataset
 from proxylib.objectives import Objective
-from proxylib.optimizers import LazyAdam
 from proxylib.study.runs import distributed
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.checkpoints import Checkpoint, random_state, set_random_state
@@ -150,18 +149,12 @@ def fit(
 def build_optimizer(
     config: RunConfig, model: nn.Module, objective: Objective
 ) -> torch.optim.Optimizer:
-    """The run's optimiser; the model's gradient is clipped before each of its steps.
-
-    Adam is `LazyAdam` where the proxies' gradient is sparse; other optimisers take it or refuse.
-    """
+    """The run's optimiser; the model's gradient is clipped before each of its steps."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": trained, "lr": config.lr, "weight_decay": config.weight_decay}]
     if learned := list(objective.parameters()):
         groups.append({"params": learned, "lr": config.proxy_lr, "weight_decay": 0.0})
-    kind = getattr(torch.optim, config.optimizer)
-    if kind is torch.optim.Adam and getattr(objective, "sparse", False):
-        kind = LazyAdam
-    optimizer = kind(groups)
+    optimizer = getattr(torch.optim, config.optimizer)(groups)
 
     def clip(*_) -> None:
         nn.utils.clip_grad_norm_(trained, config.clip_grad)

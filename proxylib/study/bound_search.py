@@ -1,0 +1,74 @@
+"""A search for triplets that break a bound (notebook 02)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from proxylib.bounds.examples import angle_of
+from proxylib.bounds.inequalities import Bound
+from proxylib.bounds.triplets import Triplets, unit
+
+
+def break_bound(
+    bound: Callable[..., Bound],
+    epsilon: float,
+    *,
+    dim: int = 3,
+    negatives: int = 1,
+    shared: bool = False,
+    trials: int = 64,
+    steps: int = 300,
+    seed: int = 0,
+) -> tuple[float, Triplets]:
+    """Try to break a bound by gradient ascent on gap / allowance from random starts.
+
+    Points and proxies move on the unit sphere and points stay within ε of their proxies.
+
+    Args:
+        bound: `ranking_bound`, `nca_bound` or `triplet_bound`, its conventions bound by
+            `functools.partial`. The expected ranking loss has no gradient to follow.
+        epsilon: 0 < ε ≤ 4.
+        dim: D ≥ 2; negatives: K; trials: independent starts; steps: of Adam.
+        shared: keep the anchor within ε of the positive's proxy too, as with one proxy per label.
+
+    Returns:
+        The largest ratio found, and its triplet (B = 1). Above 1 the bound is broken; close to 1
+        its constant can't be improved.
+
+    Example:
+        >>> break_bound(functools.partial(nca_bound, constant="published"), 0.5)[0]  # √2
+        1.414...
+    """
+    angle = angle_of(epsilon)
+    generator = torch.Generator().manual_seed(seed)
+
+    def start(*shape: int) -> torch.Tensor:
+        draw = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return draw.requires_grad_()
+
+    x, p_y, to_y = (start(trials, dim) for _ in range(3))
+    p_z, to_z = (start(trials, negatives, dim) for _ in range(2))
+    far_x, far_y, far_z = start(trials, 1), start(trials, 1), start(trials, negatives, 1)
+    optimizer = torch.optim.Adam([x, p_y, to_y, p_z, to_z, far_x, far_y, far_z], lr=0.05)
+
+    def near(proxy: torch.Tensor, towards: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
+        tangent = unit(towards - (towards * proxy).sum(-1, keepdim=True) * proxy)
+        turn = angle * (1e-3 + 0.999 * far.sin() ** 2)  # at 0 the ratio to own errors is 0/0
+        return turn.cos() * proxy + turn.sin() * tangent
+
+    best, found = -math.inf, None
+    for _ in range(steps):
+        proxy, proxies = unit(p_y), unit(p_z)
+        anchor = near(proxy, x, far_x) if shared else unit(x)
+        y, z = near(proxy, to_y, far_y), near(proxies, to_z, far_z)
+        triplets = Triplets(anchor, y, z, proxy, proxies)
+        ratio = bound(triplets, epsilon=epsilon).ratio.reshape(trials, -1)
+        value, place = ratio.detach().amax(1).max(0)
+        if value > best:
+            best = value.item()
+            found = Triplets(*(part.detach()[place][None].clone() for part in triplets))
+        optimizer.zero_grad()
+        (-ratio).sum().backward()
+        optimizer.step()
+    return best, found
