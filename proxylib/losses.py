@@ -127,6 +127,7 @@ def nca_loss(
 
 
 nca_loss.sums_over_negatives = True  # see `sums_over_negatives`
+nca_loss.is_fused = True  # fused.py knows this loss, and its keywords
 
 
 def mean_triplet_loss(
@@ -142,7 +143,7 @@ def mean_triplet_loss(
     return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
 
 
-nca_loss.is_fused = mean_triplet_loss.is_fused = True  # fused.py knows them and their keywords
+mean_triplet_loss.is_fused = True  # fused.py knows this loss, and its keyword
 
 
 def mean_contrastive_loss(

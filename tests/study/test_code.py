@@ -127,7 +127,7 @@ REACHED = [
     (PROXIES, "init_proxies", PROXY),
     (PROXIES, "assign_static", PROXY),
     (PROXIES, "assign_nearest", PROXY),
-    (PROXIES, "sample_negatives", PROXY),
+    (PROXIES, "draw_distinct", PROXY),
     (PROXIES, "assign_by_label", NONE),
     (SAMPLERS, "Stream.__next__", ALL),
     (SAMPLERS, "class_batches", TUPLE),
@@ -206,7 +206,7 @@ def test_no_figure_and_no_claim_is_part_of_a_run(copy, floor):
         (f"{RUNS}.config", '"float16": torch.float16', '"float16": torch.bfloat16', ALL),
         (f"{RUNS}.config", "LinearLR(optimizer, 1.0, 0.0,", "LinearLR(optimizer, 1.0, 0.1,", ALL),
         (f"{RUNS}.execution", "BOUND_ANCHORS = 400", "BOUND_ANCHORS = 300", ALL),
-        (REGISTRY, "| _keywords(DynamicProxyLoss)).values()", ").values()", PROXY),
+        (REGISTRY, "(ProxyLoss) | _keywords(DynamicProxyLoss)", "(ProxyLoss)", PROXY),
         # another definition under the same name
         (BASELINES, "import Loss, mean_over_anchors, triplet_loss",
          "import Loss, mean_over_anchors\nfrom proxylib.losses import ranking_loss as triplet_loss",
