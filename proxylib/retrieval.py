@@ -95,23 +95,25 @@ def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def recall_at_k(
-    embeddings: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 2, 4, 8)
+    embeddings: Tensor,
+    labels: Tensor,
+    ks: tuple[int, ...] = (1, 2, 4, 8),
+    gallery: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, float]:
     """Recall@K: the share of queries with a point of their label among the K nearest others.
 
-    Queries = gallery; the query itself is left out by its index. A query that is the only one
-    of its label counts as not found.
-
     Args:
-        embeddings: (N, D) float.
-        labels: (N,) int64.
-        ks: the values of K; one above N − 1 means all other points.
+        embeddings, labels: (N, D) float and (N,) int64 of the queries.
+        ks: the values of K; one above the number of candidates means all of them.
+        gallery: the candidates' (G, D) and (G,); None = the queries, but for the query itself.
 
     Returns:
-        `{"recall_at_1": fraction, …}`.
+        `{"recall_at_1": fraction, …}`; a query without a candidate of its label is not found.
     """
-    neighbors, _ = nearest_neighbors(embeddings, min(max(ks), len(labels) - 1))
-    hit = labels[neighbors] == labels[:, None]
+    points, found = gallery or (None, labels)
+    most = len(found) - (gallery is None)  # the query itself is left out by its index
+    neighbors, _ = nearest_neighbors(embeddings, min(max(ks), most), points)
+    hit = found[neighbors] == labels[:, None]
     return {f"recall_at_{k}": hit[:, :k].any(1).double().mean().item() for k in ks}
 
 

@@ -1,7 +1,7 @@
 """What a data set is, and how its classes are split."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Dataset:
         credit: whose data this is, one line; empty if unknown.
         n_train_classes: how many of the first classes train in the official zero-shot split;
             None = half of them.
+        queries: (N,) bool, which images are queries. All others are the gallery that is searched,
+            and only they train. None = every image is a query, searched for among all others.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Dataset:
     class_names: tuple[str, ...]
     credit: str = ""
     n_train_classes: int | None = None
+    queries: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,18 +47,29 @@ class Dataset:
 
         `ImageFiles` are not read for it. The part has no official split of its own.
         """
-        keep = (self.labels >= start) & (self.labels < stop)
+        part = self.select((self.labels >= start) & (self.labels < stop))
+        names, labels = self.class_names[start:stop], part.labels - start
+        return replace(part, labels=labels, class_names=names, n_train_classes=None)
+
+    def select(self, keep: Tensor) -> "Dataset":
+        """The images where `keep` (N,) bool is true; classes and labels stay as they are."""
         in_memory = isinstance(self.images, Tensor)
-        return Dataset(
-            self.name,
-            self.images[keep] if in_memory else self.images.select(keep),
-            self.labels[keep] - start,
-            self.class_names[start:stop],
-            self.credit,
-        )
+        images = self.images[keep] if in_memory else self.images.select(keep)
+        queries = None if self.queries is None else self.queries[keep]
+        return replace(self, images=images, labels=self.labels[keep], queries=queries)
+
+    def without_queries(self) -> "Dataset":
+        """What may be trained on: all images, but the queries if the data set has its own.
+
+        Raises:
+            ValueError: that leaves a class with fewer than 2 images, an anchor and its positive.
+        """
+        if self.queries is None:
+            return self
+        return check(replace(self.select(~self.queries), queries=None))
 
     def fingerprint(self) -> str:
-        """Hash of all images, labels and class names.
+        """Hash of all images, labels and class names, and of which images are queries.
 
         `ImageFiles` are not read: their paths, sizes and times stand for the images, see
         `ImageFiles.fingerprint`.
@@ -66,6 +80,8 @@ class Dataset:
         else:
             digest.update(self.images.fingerprint().encode())
         digest.update(self.labels.contiguous().numpy())
+        if self.queries is not None:
+            digest.update(self.queries.contiguous().numpy())
         return digest.hexdigest()[:16]
 
 
@@ -75,7 +91,8 @@ def zero_shot_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
     The classes are in the data set's official order. If their number is odd, the test half gets
     one more. If the official halves are unequal, `dataset.n_train_classes` says how many train.
     Every image of the test half is a query, and is searched for among all others of that half
-    (paper section 5).
+    (paper section 5), unless the data set says which are its queries. Its queries are in both
+    halves: in the training half for `validation_split`, see `Dataset.without_queries`.
 
     Raises:
         ValueError: a part would have fewer than 2 classes to tell apart.
@@ -112,7 +129,8 @@ def check(dataset: Dataset, least: int = 2) -> Dataset:
     """The data set itself, if it can be used for retrieval and has at least so many classes.
 
     Raises:
-        ValueError: fewer classes, or classes with one image, which no query can find.
+        ValueError: fewer classes, or classes with nothing to find: with one image, or if the data
+            set has queries of its own, without a query or without an image in the gallery.
     """
     if dataset.n_classes < least:
         raise ValueError(
@@ -120,11 +138,24 @@ def check(dataset: Dataset, least: int = 2) -> Dataset:
             f"({', '.join(dataset.class_names) or 'none'}); a data set needs at least {least}"
             + (": 2 to train on, 2 unseen ones to test on" if least == 4 else "")
         )
-    counts = torch.bincount(dataset.labels, minlength=dataset.n_classes).tolist()
-    lonely = [
-        f"class {name}: found {n} image(s), expected at least 2, a query and one to find"
-        for name, n in zip(dataset.class_names, counts, strict=True)
-        if n < 2
-    ]
+
+    def per_class(labels: Tensor) -> list[int]:
+        return torch.bincount(labels, minlength=dataset.n_classes).tolist()
+
+    names, labels, queries = dataset.class_names, dataset.labels, dataset.queries
+    if queries is None:
+        lonely = [
+            f"class {name}: found {n} image(s), expected at least 2, a query and one to find"
+            for name, n in zip(names, per_class(labels), strict=True)
+            if n < 2
+        ]
+    else:
+        asked, found = per_class(labels[queries]), per_class(labels[~queries])
+        lonely = [
+            f"class {name}: found {n} image(s) in the gallery and {q} to search for, expected at "
+            "least 1 of each"
+            for name, n, q in zip(names, found, asked, strict=True)
+            if not (n and q)
+        ]
     report(dataset.name, lonely, advice="Add images to these classes, or take the classes out.")
     return dataset

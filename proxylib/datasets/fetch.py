@@ -1,12 +1,14 @@
 """Downloads checked by hash, and archives unpacked whole or not at all."""
 
 import functools
+import gzip
 import hashlib
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -14,6 +16,9 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from proxylib.datasets import paths
+
+# What the archives' modules raise for a damaged file.
+DAMAGES = tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError
 
 
 def hash_of(file: Path, known: str) -> str | None:
@@ -25,12 +30,29 @@ def hash_of(file: Path, known: str) -> str | None:
         return f"{kind}:{hashlib.file_digest(opened, kind).hexdigest()}"
 
 
-def download(url: str, known: str, progress: bool = False) -> Path:
+def hash_of_all(folder: Path) -> str:
+    """Hash of all files below a folder, whatever archive they came in; hidden ones don't count.
+
+    It is the SHA-256 of a text with one line for each file, `SHA256  PATH`, as `sha256sum` prints
+    it, sorted by the path below the folder (with slashes).
+    """
+    lines = {}
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in path.parts):
+            found = hash_of(file, "sha256:").removeprefix("sha256:")
+            lines[path.as_posix()] = f"{found}  {path.as_posix()}\n"
+    text = "".join(lines[path] for path in sorted(lines))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def download(url: str, known: str | None, progress: bool = False) -> Path:
     """The file at `url`, kept in `data/downloads`. Needs no network if it is there already.
 
     If the connection breaks off, what has come stays there as NAME.part, and the next call asks
     for the rest only, if the server can do that. NAME itself appears when the file is whole and
-    its hash is the `known` one, e.g. "md5:…".
+    its hash is the `known` one, e.g. "md5:…". If none is known, because the server packs the
+    archive anew, what has been unpacked must be checked: see `hash_of_all`.
 
     Raises:
         OSError: the download failed or has another hash; says why, and where a file from
@@ -38,12 +60,13 @@ def download(url: str, known: str, progress: bool = False) -> Path:
     """
     file = paths.downloads() / url.rsplit("/", 1)[1]
     part = file.with_name(file.name + ".part")
-    if (found := hash_of(file, known)) == known:
+    found = known and hash_of(file, known)
+    if file.is_file() and found == known:
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         _get_rest(url, part, progress)
-        if (came := hash_of(part, known)) != known:
+        if known and (came := hash_of(part, known)) != known:
             part.unlink()
             raise OSError(f"what came has the hash {came}")
     except OSError as error:
@@ -51,8 +74,9 @@ def download(url: str, known: str, progress: bool = False) -> Path:
         rest = f"{came:,} bytes came: run this again to get the rest. Or:\n" if came else ""
         raise OSError(
             f"{file.name}: no download from {url}: {error}\n"
-            f"{rest}Put the file at {file} by hand and run this again.\n"
-            f"Expected {known}" + (f"; the file there now has {found}" if found else "")
+            f"{rest}Put the file at {file} by hand and run this again."
+            + (f"\nExpected {known}" if known else "")
+            + (f"; the file there now has {found}" if found else "")
         ) from error
     part.replace(file)
     return file
@@ -130,23 +154,33 @@ def unpack(
         strip: how many of the outermost folders of each archive are left out.
 
     Raises:
-        ValueError: an archive with a link, or with a path that leaves the folder.
+        ValueError: an archive with a link, or with a path that leaves the folder, or one that is
+            damaged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         whole = Path(temporary) / target.name
         whole.mkdir()
         for archive in archives:
-            hidden, title = not progress, f"{archive.name}: unpacking"
-            for name, plain, read in tqdm(_members(archive), title, unit="file", disable=hidden):
-                if not (plain and is_below(name)):
-                    raise ValueError(
-                        f"{archive}: refused to unpack {name!r}: only plain files below the "
-                        "folder are safe"
-                    )
-                _copy(read, whole.joinpath(*PurePosixPath(name).parts[strip:]))
+            try:
+                _unpack(archive, whole, strip, progress)
+            except DAMAGES as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"{archive}: a damaged archive ({reason}): delete it and run this again"
+                ) from error
         check(whole)
         whole.rename(target)
+
+
+def _unpack(archive: Path, whole: Path, strip: int, progress: bool) -> None:
+    members, title = _members(archive), f"{archive.name}: unpacking"
+    for name, plain, read in tqdm(members, title, unit="file", disable=not progress):
+        if not (plain and is_below(name)):
+            raise ValueError(
+                f"{archive}: refused to unpack {name!r}: only plain files below the folder are safe"
+            )
+        _copy(read, whole.joinpath(*PurePosixPath(name).parts[strip:]))
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], BinaryIO]]]:
@@ -158,7 +192,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], BinaryIO]]
                     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not made on Unix
                     plain = kind in (0, stat.S_IFREG)
                     yield info.filename, plain, functools.partial(opened.open, info)
-    elif archive.suffix in (".tgz", ".tar"):
+    elif archive.name.endswith((".tgz", ".tar", ".tar.gz")):
         with tarfile.open(archive) as opened:
             for info in opened:
                 if not info.isdir():

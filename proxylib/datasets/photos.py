@@ -1,4 +1,4 @@
-"""What the readers of the patent's three data sets share: annotations in, a checked set out."""
+"""What the readers of photographs share: annotations in, a checked data set out."""
 
 import math
 import os

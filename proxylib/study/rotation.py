@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
-from proxylib.retrieval import embed, nearest_neighbors
+from proxylib.retrieval import embed, nearest_neighbors, recall_at_k
 from proxylib.study.methods import METHODS
 from proxylib.study.runs import RunConfig, fingerprint, run
 
@@ -35,7 +35,8 @@ def rotation(
 ) -> pd.DataFrame:
     """Recall@1 of turned queries among the upright images of the classes of evaluation.
 
-    A query's own upright image is left out, as always. Results are cached like runs.
+    A query's own upright image is left out, as always; a data set with queries of its own turns
+    those, and searches its gallery. Results are cached like runs.
 
     Args:
         configs: runs, trained if they are not in the cache.
@@ -60,9 +61,13 @@ def rotation(
 def _turned_recall(config: RunConfig, angle: float, key: str) -> float:
     result, (_, test) = run(config), config.data()
     model, normalize = result.model(), METHODS[config.method].normalize
-    parts = [embed(model, turn(part, angle), normalize) for part in test.images.split(256)]
-    turned = torch.cat(parts)
-    near, _ = nearest_neighbors(turned, 2, torch.from_numpy(result.embeddings))
+    upright = torch.from_numpy(result.embeddings)
+    asked = test if test.queries is None else test.select(test.queries)
+    parts = [embed(model, turn(part, angle), normalize) for part in asked.images.split(256)]
+    if test.queries is not None:
+        gallery = upright[~test.queries], test.labels[~test.queries]
+        return recall_at_k(torch.cat(parts), asked.labels, (1,), gallery)["recall_at_1"]
+    near, _ = nearest_neighbors(torch.cat(parts), 2, upright)
     itself = torch.arange(len(near))
     first = torch.where(near[:, 0] == itself, near[:, 1], near[:, 0])
     return (test.labels[first] == test.labels).double().mean().item()

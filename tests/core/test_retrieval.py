@@ -86,6 +86,23 @@ def test_recall_by_hand():
     assert recall["recall_at_4"] == recall["recall_at_8"] == pytest.approx(4 / 5)
 
 
+def test_recall_in_a_gallery_by_hand():
+    x, labels = torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 1, 7])
+    gallery = torch.tensor([[0.4], [1.8], [0.5], [2.5]]), torch.tensor([1, 1, 0, 0])
+    # nearest: 0.0 → 0.4✗ 0.5✓, 2.0 → 1.8✓, 5.0 → none is of label 7
+    recall = recall_at_k(x, labels, gallery=gallery)
+    assert recall["recall_at_1"] == pytest.approx(1 / 3)
+    assert recall["recall_at_2"] == recall["recall_at_8"] == pytest.approx(2 / 3)
+    # a query that is in the gallery too is found there: it is another point
+    assert recall_at_k(x, labels, (1,), (x, labels)) == {"recall_at_1": 1.0}
+
+
+def test_recall_in_a_gallery_of_one():
+    x, labels = points(6), torch.tensor([0, 0, 0, 1, 1, 1])
+    recall = recall_at_k(x, labels, gallery=(points(1), torch.tensor([1])))
+    assert set(recall.values()) == {0.5}
+
+
 def test_a_collapsed_embedding_scores_no_better_than_chance():
     labels = torch.arange(20).repeat_interleave(5)
     assert recall_at_k(torch.ones(100, 4), labels, ks=(1,))["recall_at_1"] <= 1 / 20

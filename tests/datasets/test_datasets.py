@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 
 from proxylib import datasets
 from proxylib.datasets import folder, kanji
-from proxylib.datasets.base import Dataset
+from proxylib.datasets.base import Dataset, check
 
 
 def make(n_classes, per_class=2):
@@ -63,6 +64,49 @@ def test_official_halves_need_two_classes_each(n_train):
     dataset = dataclasses.replace(make(10), n_train_classes=n_train)
     with pytest.raises(ValueError, match=f"10 classes, {n_train} of them for training, but"):
         datasets.zero_shot_split(dataset)
+
+
+def with_queries(n_classes, per_class=3):
+    """The first image of each class is its query."""
+    dataset = make(n_classes, per_class)
+    queries = torch.arange(len(dataset)) % per_class == 0
+    return dataclasses.replace(dataset, queries=queries)
+
+
+def test_queries_stay_with_their_images_in_every_split():
+    train, test = datasets.zero_shot_split(with_queries(8))
+    fit, validation = datasets.validation_split(train)
+    for part in (train, test, fit, validation):
+        assert part.queries.tolist() == [True, False, False] * part.n_classes
+        rest = part.without_queries()
+        assert rest.queries is None and rest.labels.tolist() == sorted(2 * [*range(part.n_classes)])
+        assert rest.class_names == part.class_names
+
+
+def test_without_queries_of_its_own_a_data_set_trains_with_all_it_has():
+    dataset = make(4)
+    assert dataset.without_queries() is dataset
+
+
+def test_the_fingerprint_depends_on_which_images_are_queries():
+    dataset = with_queries(4)
+    others = dataclasses.replace(dataset, queries=~dataset.queries)
+    found = [d.fingerprint() for d in (make(4, 3), dataset, others)]
+    assert len(set(found)) == 3
+
+
+def test_a_class_needs_a_query_and_an_image_to_find():
+    dataset = with_queries(4)
+    assert check(dataset) is dataset
+    message = "class c0: found 2 image(s) in the gallery and 0 to search for"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(dataset.select(torch.arange(12) != 0))
+    with pytest.raises(ValueError, match=r"class c3: found 0 image\(s\) in the gallery and 1 to"):
+        check(dataset.select(torch.arange(12) < 10))
+    alone = dataset.select((torch.arange(12) < 10) | (torch.arange(12) == 11))
+    assert check(alone) is alone  # one to find is enough, but not to train on
+    with pytest.raises(ValueError, match=r"class c3: found 1 image\(s\), expected at least 2"):
+        alone.without_queries()
 
 
 def test_fingerprint_of_tensors_stays_what_it_was():

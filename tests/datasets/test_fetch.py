@@ -231,6 +231,17 @@ def test_a_beginning_of_another_file_is_thrown_away(archive):
     assert hash_of(fetch.download(url, md5)) == md5
 
 
+def test_a_download_of_unknown_hash_goes_on_as_well_and_is_asked_for_once(archive):
+    server, url, md5, file = archive
+    server.cut = server.ranges = True
+    with pytest.raises(OSError, match="bytes came: run this again") as error:
+        fetch.download(url, None)
+    assert "Expected" not in str(error.value) and not file.exists()
+    server.cut = False
+    assert hash_of(fetch.download(url, None)) == md5
+    assert fetch.download(url, None) == file and len(server.requests) == 2
+
+
 def hash_of(file):
     return fetch.hash_of(file, "md5:")
 

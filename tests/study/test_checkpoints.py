@@ -76,18 +76,18 @@ class StopError(Exception):
 
 def stopped(monkeypatch, run, folder, after):
     """Train, and fall over at the given evaluation."""
-    calls, original = [], execution.recall_at_k
+    calls, original = [], execution.quality
 
-    def fails(*args):
+    def fails(*args, **options):
         calls.append(1)
         if len(calls) > after:
             raise StopError
-        return original(*args)
+        return original(*args, **options)
 
-    monkeypatch.setattr(execution, "recall_at_k", fails)
+    monkeypatch.setattr(execution, "quality", fails)
     with pytest.raises(StopError):
         execute(run, folder=folder, checkpoint_every=3)
-    monkeypatch.setattr(execution, "recall_at_k", original)
+    monkeypatch.setattr(execution, "quality", original)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # of float16

@@ -158,12 +158,15 @@ class RunConfig:
         object.__setattr__(self, name, value)
 
     def data(self) -> tuple[Dataset, Dataset]:
-        """(training classes, classes to evaluate on), disjoint."""
+        """(training classes, classes to evaluate on), disjoint.
+
+        If the data set has queries of its own, they are in the second part only.
+        """
         dataset = datasets.load(self.dataset, self.data_root or None, **dict(self.data_options))
         train_half, test_half = datasets.zero_shot_split(dataset)
         if self.split == "validation":
-            return datasets.validation_split(train_half)
-        return train_half, test_half
+            train_half, test_half = datasets.validation_split(train_half)
+        return train_half.without_queries(), test_half
 
 
 def describe(config: RunConfig) -> dict:

@@ -17,7 +17,7 @@ from torch import Tensor
 from proxylib.bounds import bound_statistics
 from proxylib.models import ConvNet
 from proxylib.objectives import Objective
-from proxylib.retrieval import nmi, recall_at_k
+from proxylib.study.evaluation import quality
 from proxylib.study.methods import METHODS, build_objective
 from proxylib.study.runs import distributed
 from proxylib.study.runs.backbones import Backbone
@@ -37,8 +37,8 @@ class RunResult:
     Attributes:
         config: its configuration.
         history: one row per evaluation, see `fit`; `nmi` is given at both ends.
-        embeddings: (N, D) float32 of the evaluation classes after training, of unit length if
-            the method's evaluation normalises (`METHODS[method].normalize`).
+        embeddings: (N, D) float32 of all images of the evaluation classes after training, of unit
+            length if the method's evaluation normalises (`METHODS[method].normalize`).
         weights: state of the trained network, see `model`.
         proxies: (P, D) float32, as trained (not rescaled); empty for a method without.
         assignment: (N,) int64 over the training points at the end; empty for a method without.
@@ -139,9 +139,7 @@ def execute(
 
         def evaluate(step: int) -> dict[str, float]:
             embeddings = embedded(test_set.images, normalize)
-            metrics = recall_at_k(embeddings, test_set.labels)
-            if step in (0, config.steps):
-                metrics["nmi"] = nmi(embeddings, test_set.labels)
+            metrics = quality(embeddings, test_set, clusters=step in (0, config.steps))
             if config.record_bounds:
                 metrics |= _bounds(config, step, embedded(train_set.images), objective)
             return metrics
