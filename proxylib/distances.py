@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def rescale(points: Tensor, norm: float | None) -> Tensor:
@@ -36,23 +35,8 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
         raise ValueError(
             f"expected a (B, D) and b (K, D), got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    if a.dtype in (torch.float16, torch.bfloat16):
-        a = a.float()
+    a = a.to(torch.promote_types(a.dtype, torch.float32))
     b = b.to(a.dtype)
-    if (missing := 4 - len(a)) > 0:
-        # Products with fewer rows are rounded otherwise, and equal points would not be ties.
-        return pairwise_distance(functional.pad(a, (0, 0, 0, missing)), b, squared)[: len(a)]
     norms = (a * a).sum(1, keepdim=True) + (b * b).sum(1)
     distance = torch.addmm(norms, a, b.T, alpha=-2)
     return distance if squared else distance.clamp_min(1e-12).sqrt()
-
-
-def centred(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets of points (…, D) shifted by the mean of b, if they lie far from the origin.
-
-    No distance changes, but the product of `pairwise_distance` loses digits far from the origin,
-    until the order of the distances is wrong. Near it the points stay as they are, to the bit.
-    """
-    centre = b.mean(0)
-    spread = (b - centre).square().sum(1).mean()
-    return (a - centre, b - centre) if centre.square().sum() > 10 * spread else (a, b)

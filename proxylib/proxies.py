@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxylib.distances import centred, pairwise_distance
+from proxylib.retrieval import nearest_neighbors
 
 SHARED, UNUSED = -1, -2
 
@@ -156,15 +156,13 @@ def assign_random(n_points: int, n_proxies: int, generator: torch.Generator) -> 
     return torch.randperm(n_points, generator=generator) % n_proxies
 
 
-def assign_nearest(embeddings: Tensor, proxies: Tensor, chunk: int = 1024) -> Tensor:
+def assign_nearest(embeddings: Tensor, proxies: Tensor) -> Tensor:
     """Each point's nearest proxy, exact (Eq. 5; steps 1004 and 1016; dynamic assignment).
 
-    Among equally near ones the proxy with the smallest index. Memory: one (chunk, P) matrix.
+    Among equally near ones the proxy with the smallest index; see `nearest_neighbors`.
 
     Args:
-        embeddings: (N, D), of the points.
-        proxies: (P, D); both rescaled as the loss rescales them.
-        chunk: points handled at once.
+        embeddings: (N, D); proxies: (P, D); both rescaled as the loss rescales them.
 
     Returns:
         (N,) int64 assignment.
@@ -175,8 +173,7 @@ def assign_nearest(embeddings: Tensor, proxies: Tensor, chunk: int = 1024) -> Te
     for name, rows in (("embeddings", embeddings), ("proxies", proxies)):
         if (bad := ~rows.isfinite().all(1)).any():
             raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {_some(bad)}")
-    points, proxies = centred(embeddings, proxies)
-    return torch.cat([pairwise_distance(part, proxies).argmin(1) for part in points.split(chunk)])
+    return nearest_neighbors(embeddings, 1, proxies)[0].flatten()
 
 
 def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tensor:

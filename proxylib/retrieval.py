@@ -4,8 +4,14 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from proxylib.distances import centred, pairwise_distance, rescale
+from proxylib.distances import rescale
+
+GROUP = 16  # successive points of the gallery of which only the nearest is noted at first
+TILE = 512  # points compared with as many at once: what they need stays in the cache
+BLOCK = 128  # tiles within which a distance serves both points; their least ones take 0.3 GB
+GATHERED = 2**20  # numbers of gallery points whose distances are then computed exactly at once
 
 
 @torch.inference_mode()
@@ -42,20 +48,22 @@ def embed(
     return rescale(embeddings, 1.0 if normalize else None)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def nearest_neighbors(
-    queries: Tensor, k: int, gallery: Tensor | None = None, chunk: int = 1024
+    queries: Tensor, k: int, gallery: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The k nearest gallery points of each query, exact, by Euclidean distance.
 
-    Equal distances are ranked by the smaller gallery index. Memory: a few (chunk, N) matrices.
+    A distance is computed from the difference of its two points, in the type of the queries (at
+    least float32), whatever the others are; equal ones are ranked by the smaller gallery index.
+    Matrix products only rule out what cannot be near, by a bound on their rounding. Memory: a few
+    copies of the gallery, (512, N / 16) matrices, and 0.3 GB more if queries are the gallery.
 
     Args:
-        queries: (Q, D) float.
+        queries: (Q, D).
         k: number of neighbours.
         gallery: (N, D); None means that the queries are the gallery, and then the query itself
             is left out by its index (not by distance: duplicates of it count).
-        chunk: queries handled at once.
 
     Returns:
         Indices (Q, k) int64 into the gallery and unsquared distances (Q, k), nearest first.
@@ -64,34 +72,56 @@ def nearest_neighbors(
         ValueError: k is not between 1 and the number of candidates.
     """
     itself = gallery is None
-    queries, gallery = centred(queries, queries if itself else gallery)
-    n = len(gallery)
+    queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    gallery = queries if itself else gallery.to(queries.dtype)
+    n, dim = gallery.shape
     if not 1 <= k <= n - itself:
         raise ValueError(f"k={k}: expected 1 … {n - itself}, the number of candidates")
-    indices, distances = [], []
-    for start in range(0, len(queries), chunk):
-        d = pairwise_distance(queries[start : start + chunk], gallery)  # (chunk, N)
-        if itself:  # query i of the chunk is point start + i of the gallery
-            d.diagonal(start).fill_(torch.inf)
-        value, index = _smallest(d, k)
-        indices.append(index)
-        distances.append(value.clamp_min(0).sqrt())
-    return torch.cat(indices), torch.cat(distances)
+    group = GROUP if GROUP * (k + itself) <= n else 1
+    centre = gallery.mean(0)  # far from the origin a product has no digits left for distances
+    gallery = functional.pad(gallery, (0, 0, 0, -n % TILE), value=torch.inf)
+    # (q, ½‖q‖², 1) times a tile (D + 2, TILE) is ½‖q − g‖². In a tile the points are in such an
+    # order that columns i, i + TILE / group, … are a group of successive ones.
+    half = (gallery - centre).square().sum(1, keepdim=True) / 2
+    tiles = torch.cat([centre - gallery, torch.ones_like(half), half], 1)
+    tiles[n:, :dim] = 0
+    tiles = tiles.view(-1, TILE // group, group, dim + 2).permute(0, 3, 2, 1).flatten(2)
+    error = (dim + 10) * torch.finfo(gallery.dtype).eps
+    found, least = [], {}  # least[a, b]: (points of tile a, groups of tile b)
+    for a, part in enumerate(queries.split(TILE)):
+        size = (part - centre).square().sum(1, keepdim=True)
+        q = torch.cat([part - centre, size / 2, torch.ones_like(size)], 1)
+        for b, tile in enumerate(tiles):
+            if (a, b) not in least:
+                product = q @ tile
+                least[a, b] = product.view(len(q), group, -1).amin(1)
+                if itself and a < b and a // BLOCK == b // BLOCK and group > 1:
+                    back = product.view(-1, group, TILE).amin(1).view(-1, group, TILE // group)
+                    least[b, a] = back.permute(2, 1, 0).flatten(0, 1)
+        row = torch.cat([least.pop((a, b))[: len(q)] for b in range(len(tiles))], 1)
+        # A product is off by error / 4·(‖q‖ + ‖g‖)² at most, and so is half the squared distance
+        # below. With ‖g‖ ≤ ‖q‖ + ‖q − g‖ that is what may part a neighbour from the k least.
+        groups = _least(row, k + itself, 8 * error * size + 1e-37, 4 * error)
+        own = torch.arange(a * TILE, a * TILE + len(q), device=q.device)[:, None]
+        step = max(1, GATHERED // (groups.shape[1] * group * dim))
+        for q, g, i in zip(*(t.split(step) for t in (part, groups, own)), strict=True):
+            near = gallery.view(-1, group * dim).index_select(0, g.flatten()).view(len(q), -1, dim)
+            d = torch.linalg.vector_norm(q[:, None] - near, dim=2)
+            index = (g[..., None] * group + torch.arange(group, device=d.device)).flatten(1)
+            d = d.masked_fill(index == i, torch.inf) if itself else d
+            nearest = _least(d, k)
+            value, order = d.gather(1, nearest).sort(stable=True)
+            found.append((index.gather(1, nearest.gather(1, order[:, :k])), value[:, :k]))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
-def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row; among equals the leftmost. (topk alone promises no order.)"""
-    value, index = d.topk(min(k + 1, d.shape[1]), largest=False)
-    index, order = index.sort(dim=1)
-    value, by_value = value.gather(1, order).sort(dim=1, stable=True)
-    index = index.gather(1, by_value)
-    if value.shape[1] > k:
-        # A tie across the cut: topk may have kept the wrong ones of the equals.
-        tied = (value[:, k - 1] == value[:, k]).nonzero().flatten()
-        value, index = value[:, :k], index[:, :k]
-        if len(tied):
-            value[tied], index[tied] = (part[:, :k] for part in d[tied].sort(dim=1, stable=True))
-    return value, index
+def _least(values: Tensor, k: int, more: Tensor | float = 0.0, rate: float = 0.0) -> Tensor:
+    """Columns, left to right, with all values ≤ (1 + rate)·(k-th smallest of the row) + more."""
+    value, column = values.topk(min(k + 4, values.shape[1]), largest=False)
+    cut = (1 + rate) * value[:, k - 1 : k] + more
+    if not (value[:, -1:] > cut).all():  # perhaps there are more; NaN is never ruled out
+        value, column = values.topk(int((~(values > cut)).sum(1).max()), largest=False)
+    return column[:, : int((~(value > cut)).sum(1).max())].sort().values
 
 
 def recall_at_k(
@@ -120,7 +150,8 @@ def recall_at_k(
 def nmi(embeddings: Tensor, labels: Tensor, seed: int = 0) -> float:
     """Normalised mutual information 2·I(Ω, C) / (H(Ω) + H(C)) of a k-means clustering (Eq. 8).
 
-    k is the number of labels; k-means++ from one seeded start.
+    k is the number of labels; float32, one seeded start: k-means++ up to 1,000 labels. Beyond them
+    random points, for k-means++ is as much work as 2 + log k iterations, more than there are.
 
     Args:
         embeddings: (N, D) float.
@@ -134,6 +165,7 @@ def nmi(embeddings: Tensor, labels: Tensor, seed: int = 0) -> float:
         from sklearn.metrics import normalized_mutual_info_score
     except ImportError as error:
         raise ImportError("nmi needs scikit-learn: pip install 'proxylib[study]'") from error
-    kmeans = KMeans(len(labels.unique()), n_init=1, random_state=seed)
-    clusters = kmeans.fit_predict(embeddings.double().numpy())
+    k = len(labels.unique())
+    kmeans = KMeans(k, init="k-means++" if k <= 1000 else "random", n_init=1, random_state=seed)
+    clusters = kmeans.fit_predict(embeddings.float().numpy())
     return normalized_mutual_info_score(labels.numpy(), clusters, average_method="arithmetic")

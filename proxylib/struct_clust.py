@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from proxylib.baselines import PER_CLASS, BatchObjective
 from proxylib.distances import pairwise_distance
@@ -81,10 +82,7 @@ def worst_medoids(distances: Tensor, labels: Tensor, gamma: float, swaps: int = 
 
     def best_candidate(others: Tensor, slot: int) -> tuple[Tensor, Tensor]:
         """The point that serves best beside the other medoids, and the score with it."""
-        if len(others):
-            held, place = distances[:, others].min(1)
-        else:
-            held, place = torch.full_like(distances[0], torch.inf), torch.zeros_like(labels)
+        held, place = functional.pad(distances[:, others], (0, 1), value=torch.inf).min(1)
         place = place + (place >= slot)  # the candidate's own cluster is `slot`
         moves = distances < held[:, None]  # (point, candidate)
         score = -torch.where(moves, distances, held[:, None]).sum(0)
@@ -96,7 +94,6 @@ def worst_medoids(distances: Tensor, labels: Tensor, gamma: float, swaps: int = 
         candidate = (score > score.max() - TIE).int().argmax()
         return candidate, score[candidate]
 
-    value = None
     for k in range(n_classes):
         medoids[k], value = best_candidate(medoids[:k], k)
     for _ in range(swaps):
@@ -122,19 +119,13 @@ def batch_nmi(clusters: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     Returns:
         (R,) float32; 1 if there is only one class and one cluster.
     """
-    n_points, runs = clusters.shape
-    cell = (
-        clusters * n_classes
-        + labels[:, None]
-        + torch.arange(runs, device=labels.device) * n_classes**2
-    )
-    joint = cell.flatten().bincount(minlength=runs * n_classes**2)
-    joint = joint.view(runs, n_classes, n_classes) / n_points
 
-    def entropy(p: Tensor) -> Tensor:
-        return -torch.xlogy(p, p).sum(-1)
+    def entropy(cells: Tensor, n_cells: int) -> Tensor:
+        """−Σ p log p over the cells of each column is the mean of −log p over its points."""
+        cells = cells + n_cells * torch.arange(cells.shape[1], device=cells.device)
+        return -(cells.flatten().bincount()[cells] / len(cells)).log().mean(0)
 
-    of_cluster, of_label = entropy(joint.sum(2)), entropy(joint.sum(1))
-    information = of_cluster + of_label - entropy(joint.flatten(1))
+    of_cluster, of_label = entropy(clusters, n_classes), entropy(labels[:, None], n_classes)
+    joint = entropy(clusters * n_classes + labels[:, None], n_classes**2)
     total = of_cluster + of_label
-    return torch.where(total > 0, 2 * information / total, 1.0)
+    return torch.where(total > 0, 2 * (total - joint) / total, 1.0)

@@ -55,8 +55,5 @@ def _on_circle(far: float, near: float, negatives: int) -> Triplets:
     def at(angle: float) -> torch.Tensor:
         return torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
 
-    z, p_z = at(far - math.pi), at(near - math.pi)
-    repeat = (1, negatives, 1)
-    return Triplets(
-        at(0), at(far), z[:, None].repeat(repeat), at(near), p_z[:, None].repeat(repeat)
-    )
+    z, p_z = (at(angle - math.pi)[:, None].repeat(1, negatives, 1) for angle in (far, near))
+    return Triplets(at(0), at(far), z, at(near), p_z)

@@ -75,15 +75,14 @@ def test_random_assignment_uses_every_proxy():
     assert served.max() - served.min() <= 1
 
 
-def test_nearest_assignment_is_exact_in_any_chunks():
+def test_nearest_assignment_is_exact():
     g = rng()
     points = torch.randn(50, 4, generator=g, dtype=torch.float64)
     proxies = torch.randn(9, 4, generator=g, dtype=torch.float64)
     expected = [
         min(range(9), key=lambda j: ((points[i] - proxies[j]) ** 2).sum().item()) for i in range(50)
     ]
-    for chunk in (1, 7, 1024):
-        assert assign_nearest(points, proxies, chunk).tolist() == expected
+    assert assign_nearest(points, proxies).tolist() == expected
 
 
 def test_nearest_assignment_far_from_the_origin():

@@ -1,9 +1,11 @@
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from proxylib import embed, nearest_neighbors, nmi, recall_at_k, retrieval
 from proxylib.study.experiments import raw_pixels
@@ -22,13 +24,19 @@ def slow_neighbors(queries, gallery, k, itself):
     return torch.tensor(np.array(result))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_neighbors_equal_the_loop_whatever_the_chunk(chunk):
+@pytest.fixture(params=[(1, 1), (4, 8), (16, 512)])
+def tiles(request, monkeypatch):
+    """Points in a group, and in a tile."""
+    for name, size in zip(("GROUP", "TILE"), request.param, strict=True):
+        monkeypatch.setattr(retrieval, name, size)
+
+
+def test_neighbors_equal_the_loop_whatever_the_tiles(tiles):
     x, y = points(40), points(30, seed=1)
-    index, distance = nearest_neighbors(x, 6, chunk=chunk)
+    index, distance = nearest_neighbors(x, 6)
     assert torch.equal(index, slow_neighbors(x, x, 6, True))
     torch.testing.assert_close(distance[:, 0], (x - x[index[:, 0]]).norm(dim=1))
-    index, _ = nearest_neighbors(x, 30, gallery=y, chunk=chunk)
+    index, _ = nearest_neighbors(x, 30, gallery=y)
     assert torch.equal(index, slow_neighbors(x, y, 30, False))
 
 
@@ -41,17 +49,16 @@ def test_ties_go_to_the_smaller_index():
             assert torch.equal(index, slow_neighbors(x, x, k, True))
 
 
-@pytest.mark.parametrize("chunk", [1, 8, 1000])
 @pytest.mark.parametrize(("n", "dim"), [(23, 8), (32, 64), (17, 64), (17, 5)])
-def test_equal_points_are_ties_whatever_the_chunk(n, dim, chunk):
-    """Duplicates of anything, not only of integers, also where a chunk holds a single query."""
+def test_equal_points_are_ties_whatever_the_tiles(n, dim, tiles):
+    """Duplicates of anything, not only of integers, also where a tile holds a single query."""
     x = points(n, dim).repeat(2, 1)
-    index, distance = nearest_neighbors(x[:n], 2 * n, gallery=x, chunk=chunk)
+    index, distance = nearest_neighbors(x[:n], 2 * n, gallery=x)
     pairs = index.view(n, n, 2)
     assert torch.equal(pairs[:, :, 0] + n, pairs[:, :, 1])
     assert torch.equal(distance[:, ::2], distance[:, 1::2])
     assert torch.equal(pairs[:, 0, 0], torch.arange(n))
-    itself, _ = nearest_neighbors(x, 1, chunk=chunk)
+    itself, _ = nearest_neighbors(x, 1)
     assert torch.equal(itself.flatten(), torch.arange(2 * n).roll(n))
 
 
@@ -61,6 +68,65 @@ def test_points_far_from_the_origin_keep_their_order():
     assert torch.equal(index, slow_neighbors(x.double(), x.double(), 6, True))
     index, _ = nearest_neighbors(x[:7], 6, gallery=x[7:])
     assert torch.equal(index, slow_neighbors(x[:7].double(), x[7:].double(), 6, False))
+
+
+def in_tiles(monkeypatch, group, tile, block, *arguments):
+    for name, value in (("GROUP", group), ("TILE", tile), ("BLOCK", block)):
+        monkeypatch.setattr(retrieval, name, value)
+    return nearest_neighbors(*arguments)
+
+
+@pytest.mark.parametrize("kind", ["random", "duplicates", "integers", "far", "zeros", "outlier"])
+@pytest.mark.parametrize("n", [15, 70, 1100])
+def test_neighbors_are_those_of_all_distances_to_the_bit(kind, n, monkeypatch):
+    """Distances of differences, all of them, sorted: the same bits, in whatever tiles."""
+    x = points(n, 16)
+    if kind == "duplicates":  # across groups and tiles
+        x = x[torch.randint(0, n // 5, (n,), generator=torch.Generator().manual_seed(1))]
+    elif kind == "integers":
+        x = x.round().to(torch.int32)
+    elif kind == "far":
+        x = x + 1000
+    elif kind == "zeros":
+        x[::3] = 0
+    elif kind == "outlier":
+        x[7] *= 1e6
+    real = x.float()
+    for k in (1, 8, n - 1):
+        for arguments, d in (
+            ((x, k), (real[:, None] - real).norm(dim=2).fill_diagonal_(torch.inf)),
+            ((x[:9], k, x), (real[:9, None] - real).norm(dim=2)),
+        ):
+            distance, index = d.sort(dim=1, stable=True)
+            for sizes in ((16, 512, 128), (2, 8, 3), (8, 64, 1)):
+                near, value = in_tiles(monkeypatch, *sizes, *arguments)
+                assert torch.equal(near, index[:, :k])
+                assert torch.equal(value, distance[:, :k])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_neighbors_equal_a_loop_in_float64(dtype):
+    """The only points that may come in another order are those that differ by rounding."""
+    x = functional.normalize(points(700, 64)).to(dtype)
+    index, distance = nearest_neighbors(x, 8)
+    assert distance.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    expected = exact.fill_diagonal_(torch.inf).sort(dim=1, stable=True)
+    tolerance = 1e-14 if dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(
+        exact.gather(1, index), expected.values[:, :8], rtol=0, atol=tolerance
+    )
+    assert (index == expected.indices[:, :8]).float().mean() > 0.999
+
+
+def test_what_a_product_cannot_tell_apart_is_not_lost():
+    """Neighbours nearer to each other than the product is exact, in different groups."""
+    x = functional.normalize(points(1, 64)) + 1e-5 * points(600, 64, seed=1)
+    x = torch.cat([x, -x])
+    distance = (x[:600, None] - x[:600]).norm(dim=2).fill_diagonal_(torch.inf)
+    index, value = nearest_neighbors(x, 3)
+    assert torch.equal(value[:600], distance.sort(dim=1, stable=True).values[:, :3])
+    assert torch.equal(index[:600], distance.sort(dim=1, stable=True).indices[:, :3])
 
 
 def test_the_query_is_left_out_by_index_so_its_duplicate_counts():
@@ -187,11 +253,19 @@ def test_embed_refuses_a_diverged_model():
         embed(Doubling(float("nan")), torch.ones(3, 1, 2, 2))
 
 
-def test_memory_is_bounded_by_the_chunk(monkeypatch):
-    seen = []
-    original = retrieval.pairwise_distance
-    monkeypatch.setattr(
-        retrieval, "pairwise_distance", lambda a, b: seen.append(len(a)) or original(a, b)
-    )
-    nearest_neighbors(points(50), 2, chunk=8)
-    assert max(seen) == 8
+def test_memory_of_neighbors_is_bounded():
+    """20,000 points: a matrix of all distances would be 1.6 GB."""
+    code = """
+import resource
+import torch
+from proxylib import nearest_neighbors
+torch.set_num_threads(1)
+x = torch.randn(20_000, 16)
+nearest_neighbors(x[:2000], 9)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+nearest_neighbors(x, 9)
+print(peak() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 150_000 * (1024 if sys.platform == "darwin" else 1)  # kB, or bytes
