@@ -1,0 +1,47 @@
+import math
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from proxylib.study.speed import growth, peak_memory, race
+
+
+def test_all_sides_take_turns_and_the_median_counts():
+    calls = []
+
+    def slow_at_first():
+        calls.append("a")
+        time.sleep(0.05 if len(calls) < 4 else 0.002)
+
+    times = race({"a": slow_at_first, "b": lambda: calls.append("b")}, repeats=5, at_least=0)
+    assert calls == ["a", "b"] * 6  # once before, then five rounds
+    assert 2 <= times["a"] < 20  # the slow first round is not the median
+    assert times["b"] < times["a"]
+
+
+def test_quick_sides_are_called_often():
+    calls = {"quick": 0, "slow": 0}
+
+    def count(name, seconds):
+        calls[name] += 1
+        time.sleep(seconds)
+
+    race({name: lambda n=name, s=s: count(n, s) for name, s in (("quick", 1e-4), ("slow", 0.05))})
+    assert calls["slow"] == 7 and calls["quick"] > 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is Linux's")
+def test_the_peak_counts_what_is_held_at_once():
+    torch.ones(10_000_000)  # freed at once: it must not hide the next ones
+    assert peak_memory(lambda: torch.ones(20_000_000)) == pytest.approx(80, abs=8)
+    one_by_one = peak_memory(lambda: [torch.ones(5_000_000).sum() for _ in range(4)])
+    assert one_by_one == pytest.approx(20, abs=8)
+
+
+def test_the_exponent_of_a_power_is_found():
+    sizes = pd.Series([10.0, 100.0, 1000.0])
+    assert growth(sizes, 3 * sizes**1.5) == pytest.approx(1.5)
+    assert math.isclose(growth(sizes, 0 * sizes + 7), 0, abs_tol=1e-9)
