@@ -1,7 +1,7 @@
 """Results on disk (joblib), found again only under the same arguments and the same code."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import joblib
@@ -45,15 +45,23 @@ def _sha256(path: Path) -> str:
 joblib.register_store_backend("hashed", HashedFiles)
 
 
-def cached(function: Callable, *args):
-    """`function(*args)`, read from `data/cache` if it was computed before.
+def cached(
+    function: Callable, *args, unhashed: Mapping[str, object] | None = None, mapped: bool = False
+):
+    """`function(*args, **unhashed)`, read from `data/cache` if it was computed before.
 
     One of `args` should be the fingerprint of the code that computes the result (see code.py):
     then a result of older code is not taken for one of the present code. joblib writes each
     result to a temporary file and renames it, so that a crash leaves nothing half-written. A
     result on disk that is damaged is computed again.
+
+    Args:
+        unhashed: arguments that the result is not looked up by; `args` must stand for them.
+        mapped: numpy arrays of the result stay on disk and are mapped into memory.
     """
-    return _memory().cache(function)(*args)
+    unhashed = unhashed or {}
+    memory = _memory("c" if mapped else None)  # copy on write: torch wants arrays to be writable
+    return memory.cache(function, ignore=list(unhashed))(*args, **unhashed)
 
 
 def is_cached(function: Callable, *args) -> bool:
@@ -61,5 +69,5 @@ def is_cached(function: Callable, *args) -> bool:
     return _memory().cache(function).check_call_in_cache(*args)
 
 
-def _memory() -> joblib.Memory:
-    return joblib.Memory(paths.cache(), backend="hashed", verbose=0)
+def _memory(mmap_mode: str | None = None) -> joblib.Memory:
+    return joblib.Memory(paths.cache(), backend="hashed", verbose=0, mmap_mode=mmap_mode)

@@ -120,12 +120,13 @@ def run_train(
         writable(out)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise click.UsageError(str(error)) from None
-    device = device or execution.Machine.default(config).device
+    default = execution.Machine.default(config)
+    device = device or default.device
     machine = execution.Machine(
         device=device,
         threads=threads,
         workers=workers,
-        channels_last=device == "cuda",
+        channels_last=device == "cuda" or default.channels_last,
         progress=progress,
     )
     with distributed.processes(device):

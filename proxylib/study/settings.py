@@ -19,8 +19,9 @@ SHARED = ("batch_size", *RATES, "augment", "batch_norm")  # settings that every 
 Presets = Mapping[str, Mapping[str, Mapping[str, object]]]  # start → method → settings
 
 PHOTOS = ("cub200", "cars196", "sop")
-# How a network is trained: fields of `RunConfig` and options. Photographs come in 256×256 pixels;
-# the crops are what the network sees. The learning rates are ours and were not tuned.
+# How a network is trained: fields of `RunConfig` and options. Photographs come in 256×256 pixels,
+# for `photos` in 128×128; the crops are what the network sees. The learning rates are ours and were
+# not tuned.
 RECIPES: dict[str, dict[str, object]] = {
     "study": {},  # the study's own small network
     "patent": {  # paper section 5: GoogLeNet with batch norm, from ILSVRC, and RMSprop
@@ -30,6 +31,17 @@ RECIPES: dict[str, dict[str, object]] = {
         "optimizer": "RMSprop",
         "lr": 1e-4,
         "proxy_lr": 1e-2,
+        "augment": False,
+    },
+    "photos": {  # for two cores: only the last third of a small ILSVRC network is trained
+        "backbone": "tf_efficientnet_lite0",
+        "init": "pretrained",
+        "frozen": "blocks.4",  # stem and blocks 0 to 10
+        "freeze_batch_norm": True,
+        "embedding_start": "pca",
+        "flip": True,
+        "lr": 1e-4,
+        "proxy_lr": 2e-2,
         "augment": False,
     },
     "today": {  # what would be a sensible start now
@@ -72,8 +84,8 @@ def recipe_settings(recipe: str, method: str) -> dict[str, object]:
 
 
 def image_size(recipe: str, dataset: str) -> dict[str, object]:
-    """Option of a data set for images as large as the recipe's network takes: 32 or 256 pixels."""
-    size = 32 if recipe == "study" else 256
+    """Option of a data set for images as large as the recipe's network takes, in pixels."""
+    size = {"study": 32, "photos": 128}.get(recipe, 256)
     return {} if size == (256 if dataset in PHOTOS else 32) else {"size": size}
 
 

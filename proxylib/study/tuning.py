@@ -1,25 +1,43 @@
 """Choosing settings: for every method the same number of runs, on classes never tested on."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 import pandas as pd
 
 from proxylib.study.methods import METHODS, Axis
-from proxylib.study.runs import sweep
-from proxylib.study.settings import SHARED, Presets, at_batch, recipe_settings, resolve
+from proxylib.study.runs import RunConfig, sweep
+from proxylib.study.settings import (
+    SHARED,
+    Presets,
+    at_batch,
+    default_recipe,
+    recipe_settings,
+    resolve,
+)
 
 _BATCH = Axis(("batch_size",), (32, 128), 1)
 _LR = Axis(("lr",), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2))
 _AUGMENT = Axis(("augment",), (False, True), 1)
 _BATCH_NORM = Axis(("batch_norm",), (False, True), 1)
+# With `photos`, rates for a trained network, where its embedding starts, and what regularises it.
+_PHOTOS = (
+    Axis(("lr",), (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4)),
+    Axis(("embedding_start",), ("pca", "random"), 1),
+    Axis(("flip",), (False, True), 1),
+    Axis(("dropout",), (0.0, 0.2, 0.5)),
+    Axis(("weight_decay",), (0.0, 1e-4, 1e-3)),
+)
 
 
-def axes(start: str) -> dict[str, tuple[Axis, ...]]:
+def axes(start: str, recipe: str = "study") -> dict[str, tuple[Axis, ...]]:
     """Method → its axes in the order they are walked; as many tries for each method."""
+    photos = recipe == "photos"
+    shared = _PHOTOS if photos else (_LR, _AUGMENT)
     return {
-        name: (_BATCH, method.axes[0], _LR, _AUGMENT, method.axes[1])
+        name: (_BATCH, method.axes[0], *shared, *[_BATCH_NORM] * photos, method.axes[1])
         if start == "random"
-        else (_BATCH_NORM, _LR, _AUGMENT, method.axes[0])
+        else (_BATCH_NORM, *shared, method.axes[0])
         for name, method in METHODS.items()
         if start in method.starts
     }
@@ -32,9 +50,9 @@ def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[s
     chosen, for those from a pre-trained one.
     """
     if start == "random":
-        return {name: _defaults(name, recipe) for name in axes("random")}
+        return {name: _defaults(name, recipe) for name in axes("random", recipe)}
     settings = {name: dict(values) for name, values in chosen["random"].items()}
-    for name in axes("pretrained").keys() - settings.keys():  # begins as the one it varies
+    for name in axes("pretrained", recipe).keys() - settings.keys():  # begins as the one it varies
         method = METHODS[name]
         begin = at_batch(chosen["random"]["proxy_nca"], method.batch_size)
         own = {n: getattr(method, n) for n in ("proxy_lr", "augment", "batch_norm")}
@@ -46,9 +64,10 @@ def _defaults(name: str, recipe: str) -> dict[str, object]:
     """The default of whatever has an axis, as registry and recipe give it."""
     method = METHODS[name]
     known = {n: getattr(method, n) for n in SHARED} | method.options
+    known = {field.name: field.default for field in fields(RunConfig)} | known
     known |= recipe_settings(recipe, name)
-    options = sorted({n for axis in method.axes for n in axis.names} & method.options.keys())
-    return {n: known[n] for n in (*SHARED, *options)}
+    walked = {n for axis in axes("random", recipe)[name] for n in axis.names}
+    return {n: known[n] for n in (*SHARED, *sorted(walked - {*SHARED}))}
 
 
 def tune(
@@ -76,7 +95,7 @@ def tune(
         One row per run: `method`, `axis` (empty for the start), `settings` (a dict),
         `recall_at_1`, `diverged`, and `chosen`, true for the best of each method.
     """
-    walked = axes(start)
+    walked = axes(start, base.get("recipe") or default_recipe(base.get("dataset", "kanji")))
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows, winner = [], {}

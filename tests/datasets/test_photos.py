@@ -601,10 +601,10 @@ def test_fetch_takes_cars_from_downloads_and_says_what_to_get(cars, home, tmp_pa
 # the study on photographs
 
 
-SHUFFLENET = {"backbone": "shufflenet_v2_x0_5", "crop": 32, "freeze_batch_norm": True}
+SMALL_NETWORK = {"backbone": "test_efficientnet", "crop": 32, "freeze_batch_norm": True}
 
 
-@pytest.mark.parametrize("changes", [{}, SHUFFLENET], ids=["convnet", "shufflenet"])
+@pytest.mark.parametrize("changes", [{}, SMALL_NETWORK], ids=["convnet", "efficientnet"])
 def test_photos_go_through_a_run_a_search_and_turned_queries(cub, changes):
     size = 40 if changes else 32
     changes = {"steps": 2, "batch_size": 4, **changes}

@@ -1,12 +1,20 @@
+import hashlib
+from importlib import metadata
+
+import huggingface_hub
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
 from torch import nn
+from torch.nn import functional
 from torchvision import models
 
 from proxylib.study.runs import backbones
-from proxylib.study.runs.backbones import Backbone
+from proxylib.study.runs.backbones import LITE0, LITE0_PACKAGE, Backbone
 
-SMALL = "shufflenet_v2_x0_5"
+SMALL = "test_efficientnet"
 
 
 def images(n=4, channels=3, size=40):
@@ -14,31 +22,27 @@ def images(n=4, channels=3, size=40):
     return torch.randint(256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
-# One of each way in which torchvision writes a classifier: fc, with auxiliary ones (googlenet),
-# classifier[-1], a convolution (squeezenet), heads.head (vit), head (swin).
+# A linear layer after the mean, torchvision's only one, a transformer, a head of several layers.
 @pytest.mark.parametrize(
     ("name", "penultimate", "size"),
     [
         ("resnet18", 512, 32),
         ("googlenet", 1024, 32),
-        ("mobilenet_v3_small", 1024, 32),
-        ("squeezenet1_1", 512, 32),
-        ("vit_b_32", 768, 224),
-        ("swin_t", 768, 32),
+        ("test_vit", 64, 160),
+        ("test_convnext", 64, 32),
     ],
 )
 def test_any_classifier_becomes_an_embedding(name, penultimate, size):
     model = Backbone(name, dim=8).train()
     assert model.dim == 8
     assert model(images(2, size=size)).shape == (2, 8)
+    assert model.embedding_layer().weight.shape == (8, penultimate)
     assert not any(p.shape[0] == 1000 for p in model.parameters() if p.ndim == 1)
-    layers = [m for m in model.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    assert layers[-1].weight.shape[:2] == (8, penultimate)
 
 
 def test_the_embedding_is_made_of_what_the_classifier_saw():
     torch.manual_seed(0)
-    whole = models.resnet18().eval()
+    whole = timm.create_model("resnet18").eval()
     model = Backbone("resnet18", dim=8).eval()
     model.network.load_state_dict(
         {name: value for name, value in whole.state_dict().items() if "fc" not in name},
@@ -82,8 +86,8 @@ def test_frozen_batch_norm_keeps_its_values_and_splits_a_batch():
     assert not torch.allclose(free(images())[:1], free(images()[:2])[:1])
 
 
-@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 80)])
-def test_weights_give_what_torchvision_gives_and_come_back(name, size, monkeypatch):
+def test_googlenet_gives_what_torchvision_gives_and_comes_back(monkeypatch):
+    name, size = "googlenet", 64
     torch.manual_seed(0)
     trained = models.get_model(name, weights=None, init_weights=False)  # stands for a download
     monkeypatch.setattr(
@@ -113,9 +117,8 @@ def test_weights_that_cannot_be_had_say_where_to_put_them(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    for name in ("resnet18", "googlenet", "inception_v3"):
-        with pytest.raises(OSError, match=rf"(?s){name}: .*no route.*{name}.*pth.*checkpoints"):
-            Backbone(name, weights=True)
+    with pytest.raises(OSError, match=r"(?s)googlenet: .*no route.*googlenet.*pth.*checkpoints"):
+        Backbone("googlenet", weights=True)
 
 
 def test_dropout_is_of_training_only():
@@ -131,10 +134,109 @@ def test_the_embedding_can_be_standardised():
     torch.testing.assert_close(embeddings.var(0, correction=0), torch.ones(8), atol=0.02, rtol=0)
 
 
-def test_unknown_networks_and_those_without_a_classifier(monkeypatch):
-    with pytest.raises(ValueError, match="resnet81"):
-        Backbone("resnet81")
-    assert "resnet18" in backbones.names() and "resnet81" not in backbones.names()
-    monkeypatch.setattr(models, "get_model", lambda *args, **options: nn.Linear(3, 10))
-    with pytest.raises(ValueError, match="resnet18: found no layer of 1000 outputs to replace"):
-        Backbone("resnet18")
+def test_names():
+    assert {"googlenet", "resnet18", "resnet50.a1_in1k", LITE0} <= set(backbones.names())
+    assert "resnet81" not in backbones.names() and "convnet" not in backbones.names()
+
+
+def test_the_embedding_is_a_linear_layer_or_it_is_said():
+    model = Backbone("resnet18", dim=8)
+    model.network.fc = nn.Conv2d(512, 8, 1)
+    with pytest.raises(ValueError, match="resnet18: its last layer is no linear one but Conv2d"):
+        model.embedding_layer()
+
+
+# weights of timm's models: from Hugging Face's cache, or from the package of EfficientNet-Lite0
+
+
+def test_weights_in_the_cache_are_taken_and_nothing_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    name = "test_resnet.r160_in1k"
+    with pytest.raises(OSError, match=rf"{name}: its weights are not on this machine, .*{name}'"):
+        Backbone(name, weights=True)
+    torch.manual_seed(0)
+    trained = timm.create_model(name)
+    folder = tmp_path / f"models--timm--{name}"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    file = folder / "snapshots" / "abc" / "model.safetensors"
+    save_file(trained.state_dict(), file)
+    state, expected = Backbone(name, weights=True).network.state_dict(), trained.state_dict()
+    assert all(torch.equal(state[n], expected[n]) for n in expected if not n.startswith("fc."))
+    before = backbones.weights_hash(name)
+    assert before == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_lite0_needs_its_package(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(OSError, match=f"not installed: expected the package {LITE0_PACKAGE}"):
+        Backbone(LITE0, weights=True)
+    Backbone(LITE0)  # random weights need none
+
+
+def test_lite0_is_checked_by_its_hash(tmp_path, monkeypatch):
+    file = tmp_path / "other.pth"
+    file.write_bytes(b"something else")
+    monkeypatch.setattr(backbones, "weights_file", lambda name: file)
+    with pytest.raises(
+        ValueError, match=r"other.pth: its SHA-256 is .*, expected 579344248a93e230"
+    ):
+        Backbone(LITE0, weights=True)
+
+
+def photographs(side):
+    """(2, 3, side, side) uint8: a temple and a flower, from scikit-learn."""
+    pictures = [torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]
+    smaller = functional.interpolate(torch.stack(pictures).float(), (side, side), mode="area")
+    return smaller.round().byte()
+
+
+@pytest.mark.parametrize("side", [128, 113, 224])
+def test_lite0_computes_what_a_second_implementation_does(side):
+    """EfficientNet-Lite0 written down once more, on the package's own names."""
+    state = torch.load(backbones.weights_file(LITE0), weights_only=True)
+    x = (photographs(side) - 127.5) / 127.5
+
+    def layer(name, norm, x, stride=1, groups=1, act=True):
+        weight = state[f"{name}.weight"]
+        missing = [  # as TensorFlow pads: what is odd goes to the right and below
+            max(0, (-(-n // stride) - 1) * stride + weight.shape[-1] - n) for n in x.shape[2:]
+        ]
+        (top, left), (bottom, right) = [m // 2 for m in missing], [m - m // 2 for m in missing]
+        x = functional.conv2d(
+            functional.pad(x, (left, right, top, bottom)), weight, None, stride, groups=groups
+        )
+        stored = ("running_mean", "running_var", "weight", "bias")
+        x = functional.batch_norm(x, *(state[f"{norm}.{n}"] for n in stored), eps=1e-3)
+        return x.clamp(0, 6) if act else x
+
+    x = layer("_conv_stem", "_bn0", x, 2)
+    strided = {1, 3, 5, 11}  # the first blocks of stages 1, 2, 3 and 5
+    for i in range(16):
+        block, before = f"_blocks.{i}", x
+        if i:
+            x = layer(f"{block}._expand_conv", f"{block}._bn0", x)
+        x = layer(
+            f"{block}._depthwise_conv", f"{block}._bn1", x, 2 if i in strided else 1, x.shape[1]
+        )
+        x = layer(f"{block}._project_conv", f"{block}._bn2", x, act=False)
+        x = x + before if x.shape == before.shape else x
+    features = layer("_conv_head", "_bn1", x).mean((2, 3))
+    expected = features @ state["_fc.weight"].T + state["_fc.bias"]
+
+    whole = timm.create_model(LITE0).eval()
+    whole.load_state_dict(backbones.lite0_weights())
+    model, seen = Backbone(LITE0, dim=8, weights=True).eval(), []
+    model.embedding_layer().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            whole((photographs(side) - 127.5) / 127.5), expected, rtol=1e-5, atol=1e-5
+        )
+        model(photographs(side))
+    torch.testing.assert_close(seen[0], features, rtol=1e-5, atol=1e-5)
+    # 442 bell cote, 832 stupa, 663 monastery: ILSVRC has no Chinese temple
+    assert side < 128 or int(expected[0].argmax()) in (442, 663, 832)

@@ -31,7 +31,7 @@ KINDS = {  # everything that has a state of its own
     "npairs": {"method": "npairs", "optimizer": "RMSprop"},
     "float16": {"precision": "float16"},
     "backbone": {
-        "backbone": "shufflenet_v2_x0_5",
+        "backbone": "test_efficientnet",
         "dropout": 0.3,
         "clip_grad": 1.0,
         "flip": True,
@@ -139,7 +139,7 @@ def test_files_are_read_ahead_without_a_difference(home, tmp_path, image_tree, m
     whole = datasets.Dataset("photos", ImageFiles(files, 32), labels, tuple("abcdef"))
     monkeypatch.setattr(datasets, "load", lambda *args, **options: whole)
     settings = {"steps": 6, "batch_size": 4, "eval_every": 3, "crop": 28, "dropout": 0.3}
-    run = RunConfig(backbone="shufflenet_v2_x0_5", **settings)
+    run = RunConfig(backbone="test_efficientnet", **settings)
     alone = execute(run)
     same(execute(run, Machine(workers=2)), alone)
     stopped(monkeypatch, run, tmp_path, after=2)

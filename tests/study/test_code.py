@@ -151,6 +151,7 @@ REACHED = [
     (f"{RUNS}.fit", "build_optimizer", ALL),
     (f"{RUNS}.loading", "Batches.__iter__", ALL),
     (f"{RUNS}.pretraining", "_pretrain", ALL),
+    (f"{RUNS}.trunk", "_outputs", ALL),
     (f"{RUNS}.cache", "sweep", NONE),
     (f"{RUNS}.cache", "fingerprint", NONE),
     (f"{RUNS}.config", "RunConfig", NONE),  # its values are the cache's key themselves

@@ -76,7 +76,7 @@ def test_resume_begins_anew_where_no_checkpoint_was_reached(home, image_tree, tm
 
 
 def test_a_backbone_comes_back_too(home, image_tree, tmp_path):
-    out, settings = tmp_path / "model", ("-p", "backbone", "shufflenet_v2_x0_5", "-p", "crop", "28")
+    out, settings = tmp_path / "model", ("-p", "backbone", "test_efficientnet", "-p", "crop", "28")
     settings += ("-p", "lr", "1e-3", "-o", "embedding_norm", "2", "--method", "proxy_triplet")
     code, output = call(
         *TRAIN, *settings, "--dataset", "folder", "--data-root", image_tree, "--out", out

@@ -33,7 +33,7 @@ def run(method):
     images = torch.nn.functional.interpolate(images, 32).to(torch.uint8)
     torch.manual_seed(0)
     # In double, for training makes rounding errors grow.
-    model = Backbone("shufflenet_v2_x0_5", dim=16, freeze_batch_norm=True).double()
+    model = Backbone("test_efficientnet", dim=16, freeze_batch_norm=True).double()
     for norm in model.modules():  # statistics of these images, else all embeddings are alike
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None
@@ -52,7 +52,7 @@ def run(method):
 
     data = Dataset("toy", images, labels, tuple("abcdefgh"))
     config = RunConfig(
-        method=method, options=options, backbone="shufflenet_v2_x0_5", optimizer="SGD", lr=1e-4,
+        method=method, options=options, backbone="test_efficientnet", optimizer="SGD", lr=1e-4,
         proxy_lr=1e-4, steps=3, batch_size=16, augment=True, flip=True, crop=30, eval_every=1,
     )
     table = fit(config, Machine(), model, objective, data, generator, evaluate)

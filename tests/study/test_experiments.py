@@ -74,7 +74,9 @@ def test_bounds_are_of_the_registry_and_recorded():
 
 
 def test_a_study_says_at_once_what_is_unknown(home, image_tree):
-    with pytest.raises(ValueError, match="recipe='best': expected one of study, patent, today"):
+    with pytest.raises(
+        ValueError, match="recipe='best': expected one of study, patent, photos, today"
+    ):
         kanji(recipe="best")
     with pytest.raises(ValueError, match="unknown dataset 'mnist'"):
         kanji(dataset="mnist")

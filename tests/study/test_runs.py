@@ -18,6 +18,7 @@ from proxylib.study.methods import METHODS
 from proxylib.study.runs import (
     DASK,
     RunConfig,
+    backbones,
     cache,
     describe,
     execution,
@@ -81,6 +82,18 @@ def test_config_is_hashable_and_normal():
         ({"options": {"start": "nearest"}}, ValueError, "proxy_nca has no option start; it has"),
         ({"method": "struct_clust", "options": {"swaps": 2}}, ValueError, "has no option swaps"),
         ({"backbone": "resnet81"}, ValueError, "backbone='resnet81': .*did you mean 'resnet1"),
+        ({"frozen": "block1"}, ValueError, "frozen='block1': the study's own network has no"),
+        ({"embedding_start": "pca"}, ValueError, "embedding_start='pca': the study's own"),
+        (
+            {"backbone": "resnet18", "frozen": "layer3"},
+            ValueError,
+            "augment=True: what the frozen part makes of the images is kept, .* augment=False",
+        ),
+        (
+            {"backbone": "resnet18", "frozen": "layer3", "augment": False, "crop": 8},
+            ValueError,
+            "crop=8: what .* crop=0, or frozen=None",
+        ),
         ({"schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
         ({"precision": "float8"}, ValueError, "precision='float8': expected one of float32, bfl"),
         ({"crop": 24}, ValueError, "crop=24: the study's own network has no such thing"),
@@ -218,6 +231,14 @@ def test_a_run_from_the_pretrained_start_depends_on_that_start(home, monkeypatch
     first = fingerprint(small()), fingerprint(small(init="pretrained"))
     monkeypatch.setattr(pretraining, "code_of", lambda *definitions: "other code")
     second = fingerprint(small()), fingerprint(small(init="pretrained"))
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+def test_a_run_depends_on_the_weights_that_it_starts_from(home, monkeypatch):
+    starts = [small(backbone=backbones.LITE0, init=init) for init in ("random", "pretrained")]
+    first = [fingerprint(config) for config in starts]
+    monkeypatch.setattr(backbones, "weights_hash", lambda name: "other weights")
+    second = [fingerprint(config) for config in starts]
     assert first[0] == second[0] and first[1] != second[1]
 
 

@@ -121,7 +121,7 @@ def test_changes_are_fields_or_options():
         ("nca", {"stepz": 3}, ValueError, "nca has no option stepz; it has"),
         ("nca", {"ratio": 3}, ValueError, "nca has no option ratio"),
         ("nca", {"steps": "3"}, TypeError, "steps='3'"),
-        ("nca", {"recipe": "best"}, ValueError, "recipe='best': expected one of study, patent, t"),
+        ("nca", {"recipe": "best"}, ValueError, "recipe='best': expected one of study, patent, p"),
         ("nca", {"start": "imagenet"}, ValueError, "init='imagenet': expected one of random, pre"),
         ("nca", {"presets": presets(nca={"l2": 1.0})}, ValueError, "nca has no option l2"),
         ("nca", {"dataset": "mnist"}, ValueError, "unknown dataset 'mnist'"),
@@ -207,7 +207,11 @@ def test_recipes_are_runs(plenty, name, method):
         assert config == RunConfig(method=method) and config.data_options == ()
     else:
         assert config.backbone in backbones.names() and config.init == "pretrained"
-        assert dict(config.data_options) == {"size": 256} and not config.augment
+        size = 128 if name == "photos" else 256
+        assert dict(config.data_options) == {"size": size} and not config.augment
+    if name == "photos":
+        assert (config.backbone, config.frozen) == ("tf_efficientnet_lite0", "blocks.4")
+        assert config.freeze_batch_norm and config.embedding_start == "pca"
     if name == "patent":
         assert (config.backbone, config.crop, config.dim) == ("googlenet", 227, 64)
         assert (config.optimizer, config.lr, config.proxy_lr) == ("RMSprop", 1e-4, 1e-2)
@@ -236,7 +240,9 @@ def test_tuple_methods_of_the_patent_take_64_classes_of_2():
 def test_recipes_by_data_set():
     names = ("kanji", "omniglot", "folder", "cub200", "cars196", "sop")
     assert [default_recipe(name) for name in names] == ["study"] * 3 + ["patent"] * 3
-    with pytest.raises(ValueError, match="recipe='best': expected one of study, patent, today"):
+    with pytest.raises(
+        ValueError, match="recipe='best': expected one of study, patent, photos, today"
+    ):
         recipe_settings("best", "proxy_nca")
 
 
@@ -245,6 +251,7 @@ def test_images_have_the_size_that_the_network_takes(plenty):
     assert image_size("study", "kanji") == image_size("patent", "sop") == {}
     assert image_size("patent", "kanji") == image_size("today", "folder") == {"size": 256}
     assert image_size("study", "cub200") == {"size": 32}
+    assert image_size("photos", "cub200") == image_size("photos", "folder") == {"size": 128}
     given = resolve("nca", recipe="patent", data_options={"size": 300, "n_images": 3})
     assert dict(given.data_options) == {"size": 300, "n_images": 3}
 

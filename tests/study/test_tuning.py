@@ -3,8 +3,9 @@
 import pytest
 
 from proxylib.study import tuning
-from proxylib.study.methods import BENCHMARK, METHODS, Axis
+from proxylib.study.methods import BENCHMARK, Axis
 from proxylib.study.runs import RunConfig
+from proxylib.study.runs.config import describe
 from proxylib.study.settings import RECIPES, SHARED, STARTS, at_batch, resolve
 from proxylib.study.tuning import axes, first_settings, tune
 
@@ -26,28 +27,31 @@ def test_an_axis_tries_the_nearest_other_values():
     assert both.alternatives({"a": 1, "b": 1, "c": 5}) == [{"a": 2, "b": 2, "c": 5}]
 
 
+@pytest.mark.parametrize("recipe", ["study", "photos"])
 @pytest.mark.parametrize("start", STARTS)
-def test_every_method_gets_as_many_tries(start):
-    walks = axes(start)
+def test_every_method_gets_as_many_tries(start, recipe):
+    walks = axes(start, recipe)
     assert walks.keys() == {*BENCHMARK, *({"dynamic"} if start == "pretrained" else ())}
-    tries = 8 if start == "random" else 6
+    tries = {"study": (8, 6), "photos": (14, 11)}[recipe][STARTS.index(start)]
     assert {sum(axis.tries for axis in walk) for walk in walks.values()} == {tries}
     kinds = {tuple(axis.names[0] in SHARED for axis in walk[:4]) for walk in walks.values()}
     assert len({len(walk) for walk in walks.values()}) == 1 and len(kinds) <= 2
 
 
-def test_every_axis_is_a_setting_of_its_method_and_has_other_values():
-    starts = first()
+@pytest.mark.parametrize("recipe", ["study", "photos"])
+def test_every_axis_is_a_setting_of_its_method_and_has_other_values(recipe):
+    starts = first(recipe)
     for start in STARTS:
-        for name, walk in axes(start).items():
+        for name, walk in axes(start, recipe).items():
             everything = []
             for axis in walk:
                 tried = axis.alternatives(starts[start][name])
                 assert len(tried) == axis.tries
                 everything += tried
                 for settings in tried:  # `resolve` refuses what it does not know
-                    config = resolve(name, start=start, presets={start: {name: settings}})
-                    got = {n: getattr(config, n) for n in SHARED} | dict(config.options)
+                    made = {"presets": {start: {name: settings}}, "data_options": {"size": 32}}
+                    config = resolve(name, start=start, recipe=recipe, **made)
+                    got = describe(config) | dict(config.options)
                     assert all(got[n] == settings[n] for n in axis.names)
             assert all(everything.count(settings) == 1 for settings in everything), name
 
@@ -63,7 +67,7 @@ def test_a_walk_from_a_random_start_begins_at_the_defaults(recipe):
             name, recipe=recipe, dataset="kanji", data_options={"size": 32}, presets=tuned
         )
         assert config == expected, name
-        own = {n for axis in METHODS[name].axes for n in axis.names}
+        own = {n for axis in axes("random", recipe)[name] for n in axis.names}
         assert values.keys() == {*SHARED, *own}
     assert first_settings("random", "patent", {})["nca"]["per_class"] == 2
 

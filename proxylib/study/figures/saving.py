@@ -18,7 +18,7 @@ from proxylib.datasets.paths import PROJECT
 
 def provenance(**parameters) -> dict:
     """What a result was made with: parameters, versions, commit, machine, time (UTC)."""
-    packages = ("torch", "torchvision", "numpy", "scikit-learn", "kanjivg")
+    packages = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "kanjivg")
     installed = {found.name: found.version for found in importlib.metadata.distributions()}
     versions = {name: installed.get(name, "not installed") for name in packages}
     return {

@@ -18,6 +18,9 @@ class Augmentation:
     affine: bool = False  # apply `random_affine`
     crop: int = 0  # cut squares of this side from random places; 0 = the whole image
     flip: bool = False  # mirror every second image, by chance
+    # The images are what a frozen trunk made of each and of its mirror image, (B, 2, …): one of
+    # the two is taken, as (B, 1, …).
+    cached: bool = False
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, total: int, part: slice = slice(None)
@@ -33,6 +36,9 @@ class Augmentation:
             images = random_crop(images, self.crop, generator, total, part)
         if self.flip:
             mirrored = torch.rand(total, generator=generator)[part].to(images.device) < 0.5
+            if self.cached:
+                rows = torch.arange(len(images), device=images.device)
+                return images[rows, mirrored.long()][:, None]
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
 

