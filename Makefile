@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help study full test test-code test-notebooks lab notebooks lock clean
+.PHONY: help study full test test-code test-notebooks attack kills lab notebooks lock clean
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,12 @@ test-code:
 test-notebooks: # nbval leaves the training runs in the cache, for the tests through papermill
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		notebooks tests/test_notebooks.py
+
+attack: .venv/installed ## set up, then try 1,600 bad inputs and count what comes of them
+	$(BIN)/python tests/attacks.py
+
+kills: .venv/installed ## set up, then kill a study 20 times and compare what it ends with
+	$(BIN)/python tests/kills.py
 
 lab: .venv/installed ## set up, then open JupyterLab
 	$(BIN)/jupyter lab notebooks

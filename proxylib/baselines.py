@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from proxylib.distances import pairwise_distance, rescale
+from proxylib.distances import check_norm, pairwise_distance, rescale
 from proxylib.losses import Loss, mean_over_anchors, triplet_loss
 from proxylib.objectives import NORM, Objective
 from proxylib.samplers import Stream, class_batches
@@ -26,6 +26,7 @@ class BatchObjective(Objective):
 
     def __init__(self, labels: Tensor, per_class: int, embedding_norm: float | None):
         super().__init__(labels)
+        check_norm(embedding_norm, "embedding_norm")
         self.per_class, self.embedding_norm = per_class, embedding_norm
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Stream:

@@ -1,5 +1,7 @@
 """Distances between embeddings and proxies, and the norms they are rescaled to."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,11 +10,30 @@ def rescale(points: Tensor, norm: float | None) -> Tensor:
     """Points (…, D) brought to Euclidean length `norm`; unchanged if it is None (free norms).
 
     A zero vector has no direction: it stays zero, with a finite gradient.
+
+    Raises:
+        ValueError: a norm that is not positive and finite.
     """
     if norm is None:
         return points
+    check_norm(norm)
     length = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
     return norm * (points / length.where(length > 0, 1.0))
+
+
+def check_norm(norm: float | None, name: str = "norm") -> None:
+    """Raise ValueError unless it is a length, or None."""
+    if norm is not None and not 0 < norm < math.inf:  # NaN too
+        raise ValueError(f"{name}={norm}: expected a positive number, or None for free norms")
+
+
+def check_points(points: Tensor, name: str) -> None:
+    """Raise ValueError unless these are one or more points (N, D) of finite floats."""
+    if points.ndim != 2 or not len(points) or not points.is_floating_point():
+        raise ValueError(f"{name}: expected (N, D) float, got {tuple(points.shape)} {points.dtype}")
+    if (bad := ~points.isfinite().all(1)).any():
+        first = bad.nonzero().flatten()[:10].tolist()
+        raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {first}")
 
 
 def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:

@@ -30,6 +30,8 @@ class ConvNet(nn.Module):
         batch_norm: bool = False,
     ):
         super().__init__()
+        if channels < 1 or dim < 1:
+            raise ValueError(f"channels={channels}, dim={dim}: expected 1 or more")
         if size < 2 ** len(widths):
             raise ValueError(
                 f"size={size}: {len(widths)} poolings need at least {2 ** len(widths)} pixels"

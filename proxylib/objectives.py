@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proxylib.distances import pairwise_distance, rescale
+from proxylib.distances import check_norm, pairwise_distance, rescale
 from proxylib.fused import Negatives, Settings, fused_loss, nearest_proxy
 from proxylib.losses import (
     Loss,
@@ -106,7 +106,7 @@ class ProxyLoss(Objective):
     Raises:
         ValueError: neither or both of labels and triplets; points without a proxy; with a
             static assignment, proxies without a point, or fewer negatives than are to be drawn;
-            `shared_negatives` or `sparse` without `n_negatives`.
+            `shared_negatives` or `sparse` without `n_negatives`; a norm that is not positive.
         TypeError: `n_negatives` in a subclass that overrides what looks at all proxies.
 
     Example:
@@ -140,7 +140,11 @@ class ProxyLoss(Objective):
             raise ValueError("expected either labels or triplets, got both or neither")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss={loss!r}: expected a function of distances, as losses.nca_loss")
-        self.n_proxies = int(assignment.max()) + 1 if n_proxies is None else n_proxies
+        check_norm(embedding_norm, "embedding_norm")
+        check_norm(proxy_norm, "proxy_norm")
+        if n_proxies is None:
+            n_proxies = int(assignment.max()) + 1 if len(assignment) else 0
+        self.n_proxies = n_proxies
         check_assignment(assignment, self.n_proxies, labels, all_used=self.is_static)
         self.loss, self.squared, self.drop_positive = loss, squared, drop_positive
         self.embedding_norm, self.proxy_norm = embedding_norm, proxy_norm

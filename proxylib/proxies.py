@@ -11,13 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proxylib.distances import check_points
 from proxylib.retrieval import nearest_neighbors
 
 SHARED, UNUSED = -1, -2
 
 
 def init_proxies(n_proxies: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Random proxies (n_proxies, dim), float32, standard normal (steps 902 and 1002)."""
+    """Random proxies (n_proxies, dim), float32, standard normal (steps 902 and 1002).
+
+    Raises:
+        ValueError: less than 1 of either.
+    """
+    if n_proxies < 1 or dim < 1:
+        raise ValueError(f"n_proxies={n_proxies}, dim={dim}: expected 1 or more")
     return torch.randn(n_proxies, dim, generator=generator)
 
 
@@ -168,11 +175,10 @@ def assign_nearest(embeddings: Tensor, proxies: Tensor) -> Tensor:
         (N,) int64 assignment.
 
     Raises:
-        ValueError: embeddings or proxies that are not finite; says which.
+        ValueError: embeddings or proxies that are not finite, or no matrices; says which.
     """
-    for name, rows in (("embeddings", embeddings), ("proxies", proxies)):
-        if (bad := ~rows.isfinite().all(1)).any():
-            raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {_some(bad)}")
+    check_points(embeddings, "embeddings")
+    check_points(proxies, "proxies")
     return nearest_neighbors(embeddings, 1, proxies)[0].flatten()
 
 

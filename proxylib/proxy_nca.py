@@ -55,10 +55,11 @@ class ProxyNCA(ProxyLoss):
         """
         n, dim = self.proxies.shape
         shapes = tuple(embeddings.shape), tuple(labels.shape)
-        if labels.ndim != 1 or labels.dtype != torch.int64 or shapes[0] != (*shapes[1], dim):
+        types = embeddings.is_floating_point(), labels.dtype == torch.int64
+        if labels.ndim != 1 or not all(types) or shapes[0] != (*shapes[1], dim):
             raise ValueError(
                 f"expected embeddings (B, {dim}) and labels (B,) int64, got {shapes[0]} and "
-                f"{shapes[1]} {labels.dtype}"
+                f"{shapes[1]} {labels.dtype}; embeddings are {embeddings.dtype}, expected floats"
             )
         low, high = labels.aminmax() if len(labels) else (0, 0)
         if int(low) < 0 or int(high) >= n:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proxylib.distances import rescale
+from proxylib.distances import check_points, rescale
 
 GROUP = 16  # successive points of the gallery of which only the nearest is noted at first
 TILE = 512  # points compared with as many at once: what they need stays in the cache
@@ -69,12 +69,20 @@ def nearest_neighbors(
         Indices (Q, k) int64 into the gallery and unsquared distances (Q, k), nearest first.
 
     Raises:
-        ValueError: k is not between 1 and the number of candidates.
+        ValueError: k is not between 1 and the number of candidates; points that are not finite,
+            or no matrices.
     """
     itself = gallery is None
     queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
     gallery = queries if itself else gallery.to(queries.dtype)
+    check_points(queries, "queries")
+    if not itself:
+        check_points(gallery, "gallery points")
     n, dim = gallery.shape
+    if queries.shape[1] != dim:
+        raise ValueError(
+            f"expected queries and gallery of one width, got {queries.shape[1]} and {dim}"
+        )
     if not 1 <= k <= n - itself:
         raise ValueError(f"k={k}: expected 1 … {n - itself}, the number of candidates")
     group = GROUP if GROUP * (k + itself) <= n else 1
@@ -139,7 +147,15 @@ def recall_at_k(
 
     Returns:
         `{"recall_at_1": fraction, …}`; a query without a candidate of its label is not found.
+
+    Raises:
+        ValueError: embeddings that are not finite, another number of labels, or a K below 1.
     """
+    _check_labelled(embeddings, labels)
+    if gallery:
+        _check_labelled(*gallery)
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks={ks}: expected one or more numbers, 1 or more")
     points, found = gallery or (None, labels)
     most = len(found) - (gallery is None)  # the query itself is left out by its index
     neighbors, _ = nearest_neighbors(embeddings, min(max(ks), most), points)
@@ -159,7 +175,9 @@ def nmi(embeddings: Tensor, labels: Tensor, seed: int = 0) -> float:
 
     Raises:
         ImportError: scikit-learn, which does the clustering, is not installed.
+        ValueError: embeddings that are not finite, or another number of labels.
     """
+    _check_labelled(embeddings, labels)
     try:
         from sklearn.cluster import KMeans
         from sklearn.metrics import normalized_mutual_info_score
@@ -168,4 +186,14 @@ def nmi(embeddings: Tensor, labels: Tensor, seed: int = 0) -> float:
     k = len(labels.unique())
     kmeans = KMeans(k, init="k-means++" if k <= 1000 else "random", n_init=1, random_state=seed)
     clusters = kmeans.fit_predict(embeddings.float().numpy())
-    return normalized_mutual_info_score(labels.numpy(), clusters, average_method="arithmetic")
+    score = normalized_mutual_info_score(labels.numpy(), clusters, average_method="arithmetic")
+    return float(score)  # older versions give a number of numpy's
+
+
+def _check_labelled(embeddings: Tensor, labels: Tensor) -> None:
+    check_points(embeddings, "embeddings")
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"expected a label for each of the {len(embeddings)} embeddings, got labels "
+            f"{tuple(labels.shape)}"
+        )

@@ -214,8 +214,8 @@ def triplet_bound(
 
 
 def check_margin(margin: float) -> None:
-    """Raise ValueError unless M ≥ 0."""
-    if not margin >= 0:
+    """Raise ValueError unless 0 ≤ M < ∞."""
+    if not 0 <= margin < math.inf:
         raise ValueError(f"margin={margin}: expected M ≥ 0; below 0 the bound is false")
 
 

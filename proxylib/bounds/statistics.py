@@ -90,7 +90,8 @@ def bound_statistics(
     labels, assignment = labels.cpu(), assignment.cpu()
     points, proxies = unit(embeddings.cpu(), "embeddings"), unit(proxies.cpu(), "proxies")
     n, n_proxies = len(points), len(proxies)
-    if labels.shape != (n,) or assignment.shape != (n,) or points.shape[1] != proxies.shape[1]:
+    fits = points.ndim == proxies.ndim == 2 and points.shape[1] == proxies.shape[1]
+    if not fits or labels.shape != (n,) or assignment.shape != (n,):
         raise ValueError(
             f"expected embeddings (N, D), labels (N,), proxies (P, D), assignment (N,); got "
             f"{tuple(points.shape)}, {tuple(labels.shape)}, {tuple(proxies.shape)}, "

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proxylib.proxies import check_assignment
+
 
 class Triplets(NamedTuple):
     """B anchors x, each with a positive y and K negatives Z, and the proxies that serve these.
@@ -80,12 +82,16 @@ def proxy_errors(
         normalize: re-scale both to the unit sphere first, as all bounds need it.
 
     Raises:
-        ValueError: zero or non-finite vectors, if they are to be normalised.
+        ValueError: zero or non-finite vectors, if they are to be normalised; points without a
+            proxy.
 
     Example:
         >>> proxy_errors(torch.eye(2), torch.tensor([[2.0, 0.0]]), torch.tensor([0, 0]))
         tensor([0.0000, 2.0000], dtype=torch.float64)
     """
+    check_assignment(assignment, len(proxies))
+    if len(assignment) != len(points):
+        raise ValueError(f"expected {len(points)} entries in assignment, got {len(assignment)}")
     if normalize:
         points, proxies = unit(points), unit(proxies, "proxies")
     error = torch.linalg.vector_norm(points.double() - proxies.double()[assignment], dim=1)

@@ -46,7 +46,7 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
         return _load(name, None, "", **options)
     if not data_root and name == "folder":
         return folder.load("")  # says what is expected
-    root = (Path(data_root).expanduser() if data_root else paths.data() / name).resolve()
+    root = paths.expanded(data_root or paths.data() / name)
     return _load(name, root, _state(root), **options)
 
 

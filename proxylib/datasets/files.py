@@ -43,7 +43,9 @@ def read_file(
     Raises:
         ValueError: the file can't be read (there is none, it is no image or a truncated one, it
             has more than `MAX_PIXELS`, or its numbers fit no grey scale); names the path and why.
+            Or a size that is no whole number, 1 or more.
     """
+    check_size(size, 1)
     if not os.path.isfile(path):
         reason = "no ordinary file, expected an image" if os.path.exists(path) else "no such file"
         raise ValueError(f"{printable(path)}: {reason}")
@@ -61,6 +63,12 @@ def read_file(
     resize = Image.Image.resize if squeezed else ImageOps.fit
     pixels = np.array(resize(image, (size, size), Image.BILINEAR))
     return torch.from_numpy(pixels[None] if grey else pixels.transpose(2, 0, 1).copy())
+
+
+def check_size(size: object, least: int) -> None:
+    """Raise ValueError unless the side of an image is a whole number of at least so many pixels."""
+    if type(size) is not int or size < least:
+        raise ValueError(f"size={size!r}: expected a whole number of pixels, at least {least}")
 
 
 def _open(path: str | Path, box: Box | None) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from proxylib.datasets.base import Dataset, check
-from proxylib.datasets.files import read_file
+from proxylib.datasets.files import check_size, read_file
 from proxylib.datasets.problems import printable, report
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -36,8 +36,7 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
             f"folder: data_root={str(data_root)!r} is no folder (looked at {root.absolute()}): "
             "expected a tree with one leaf folder of images per class"
         )
-    if size < 8:
-        raise ValueError(f"folder: size={size}, expected at least 8 pixels")
+    check_size(size, 8)
     images, labels, class_names, problems = [], [], [], []
     for folder, files in _leaves(root, problems):
         class_names.append(printable(folder.relative_to(root).as_posix()))

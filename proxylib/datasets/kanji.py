@@ -188,8 +188,11 @@ def load(
         ("distortion", distortion, 0, 2),
         ("seed", seed, 0, 2**63),
     ):
-        if not low <= value <= high:
-            raise ValueError(f"kanji: {name}={value}, expected {low} … {high} (subset={subset!r})")
+        kinds = (int, float) if name == "distortion" else (int,)
+        if type(value) not in kinds or not low <= value <= high:
+            raise ValueError(
+                f"kanji: {name}={value!r}, expected {low} … {high} (subset={subset!r})"
+            )
     chosen = tuple(sorted(available[:n_classes]))
     version = importlib.metadata.version("kanjivg") + code_of(_draw_all)
     images = cached(_draw_all, chosen, n_images, size, float(distortion), seed, version)

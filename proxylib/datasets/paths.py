@@ -41,6 +41,18 @@ def cache() -> Path:
     return data() / "cache"
 
 
+def expanded(path: str | Path) -> Path:
+    """The absolute path, `~` and links followed.
+
+    Raises:
+        OSError: `~somebody` who has no home here.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise OSError(f"{path}: {error}") from None
+
+
 def writable(folder: Path) -> Path:
     """The folder, made if need be, after trying that a file can be written there.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from proxylib.datasets import fetch, paths
 from proxylib.datasets.base import Dataset, check
-from proxylib.datasets.files import Box, ImageFiles
+from proxylib.datasets.files import Box, ImageFiles, check_size
 from proxylib.datasets.problems import report
 
 
@@ -203,8 +203,7 @@ def build(found: Annotations, n_images: int, n_train: int, credit: str, size: in
     Raises:
         ValueError: all that is wrong, up to a screenful.
     """
-    if size < 8:
-        raise ValueError(f"{found.name}: size={size}, expected at least 8 pixels")
+    check_size(size, 8)
     files = present(found, size)
     labels = torch.tensor([found.images[file].label for file in files])
     counts = torch.bincount(labels, minlength=len(found.class_names))

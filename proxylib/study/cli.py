@@ -10,7 +10,7 @@ import click
 
 import proxylib
 from proxylib import datasets
-from proxylib.datasets.paths import cache, writable
+from proxylib.datasets.paths import cache, expanded, writable
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli_model import run_search, run_train
@@ -97,7 +97,7 @@ def run_study(
         values = options | given
         planned = study.plan(study.notebooks(only), values, tier)
         study.check_size(datasets.load(dataset, values.get("data_root") or None))
-        out = writable((out or paths.figures(dataset, tier)).expanduser().resolve())
+        out = writable(expanded(out or paths.figures(dataset, tier)))
         writable(cache())
     except (ValueError, OSError, RuntimeError) as error:
         raise click.UsageError(str(error)) from None

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import click
 import torch
-import yaml
 from matplotlib.backend_bases import FigureCanvasBase
 
 from proxylib import datasets
 from proxylib.datasets.folder import IMG_EXTENSIONS
-from proxylib.datasets.paths import writable
+from proxylib.datasets.paths import expanded, writable
 from proxylib.datasets.problems import printable
 from proxylib.study import distance_model, figures
 from proxylib.study.methods import METHODS
 from proxylib.study.runs import distributed, execution
 from proxylib.study.runs.checkpoints import write
 from proxylib.study.runs.config import RunConfig
-from proxylib.study.settings import RECIPES, resolve
+from proxylib.study.settings import RECIPES, parse_yaml, resolve
 
 FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 
@@ -114,7 +113,7 @@ def run_train(
             **{name: _value(name, text) for name, text in options},
         )
         train_set, _ = config.data()
-        out = out.expanduser()
+        out = expanded(out)
         if not resume and (used := [name for name in FILES if (out / name).exists()]):
             raise ValueError(f"{out} holds a run ({', '.join(used)}): --resume, or another --out")
         writable(out)
@@ -140,7 +139,10 @@ def run_train(
         if distributed.rank():
             return
     source = figures.provenance(device=device, threads=threads, workers=workers)
-    distance_model.save_model(out, result, train_set, source)
+    try:
+        distance_model.save_model(out, result, train_set, source)
+    except OSError as error:
+        raise click.ClickException(f"{error}; --resume writes it again") from None
     for name, value in result.metrics.items():
         click.echo(f"{name:>12} {100 * value:5.1f} %")
     click.echo(f"model in {out}")
@@ -161,8 +163,8 @@ def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, object]:
 def _value(name: str, text: str) -> object:
     """A value from the command line, read as YAML; 1e-3 is a number too."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise ValueError(f"{name}={text!r}: not a YAML value") from None
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value, re.IGNORECASE):
         value = float(value)
@@ -207,7 +209,7 @@ def run_search(model: Path, image: Path, gallery: Path, k: int | None, picture: 
     try:
         write(picture, lambda file: figure.savefig(file, format=kind, bbox_inches="tight"))
     except OSError as error:
-        raise click.ClickException(f"{picture}: {error.strerror}") from None
+        raise click.ClickException(str(error)) from None
     table = table.rename(columns={"class": "file"})[["rank", "distance", "file"]]
     click.echo(table.to_string(index=False, float_format="%.3f"))
     click.echo(f"picture in {picture}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from proxylib.datasets import Dataset, ImageFiles, read_file
 from proxylib.datasets.base import report
+from proxylib.datasets.paths import expanded
 from proxylib.distances import pairwise_distance
 from proxylib.retrieval import embed, nearest_neighbors
 from proxylib.study.methods import METHODS
@@ -135,19 +136,21 @@ def load_model(folder: str | Path) -> DistanceModel:
         ValueError: card and weights don't fit or can't be read, or the card says what
             `save_model` never writes.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     for name in (WEIGHTS, CARD):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder}: no {name}: expected the folder that `proxylib train --out` wrote"
             )
+    name = CARD
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         _check(card)
+        name = WEIGHTS
         network = build_network(**card["network"])
         network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:
-        raise ValueError(f"{folder}: no model could be made of it: {error}") from error
+        raise ValueError(f"{folder / name}: no model could be made of it: {error}") from error
     return DistanceModel(network, card)
 
 
@@ -163,15 +166,14 @@ def _check(card: object) -> None:
         "images": {"channels": channels, "size": size, "squeezed": switch},
     }
     if not isinstance(card, dict) or not all(isinstance(card.get(n), dict) for n in expected):
-        raise ValueError(f"{CARD}: expected a table with {' and '.join(expected)}")
+        raise ValueError(f"expected a table with {' and '.join(expected)}")
     if card["network"].get("backbone") != "convnet":
         expected["network"] = {"backbone": backbones.names(), "crop": range(LARGEST + 1), **width}
         expected["network"] |= {"freeze_batch_norm": switch, "dropout": None}
     for part, fields in expected.items():
         if card[part].keys() != fields.keys():
             raise ValueError(
-                f"{CARD}: {part}: expected {', '.join(sorted(fields))}, "
-                f"got {', '.join(sorted(card[part]))}"
+                f"{part}: expected {', '.join(sorted(fields))}, got {', '.join(sorted(card[part]))}"
             )
         for name, allowed in fields.items():
             value = card[part][name]
@@ -180,6 +182,10 @@ def _check(card: object) -> None:
             else:
                 fits = type(value) is type(allowed[0]) and value in allowed
             if not fits:
-                raise ValueError(f"{CARD}: {part}: {name}={value!r} is out of its range")
+                raise ValueError(f"{part}: {name}={value!r} is out of its range")
+            if part == "images" and value != card["network"].get(name, value):
+                raise ValueError(
+                    f"images: {name}={value}, but the network's is {card['network'][name]}"
+                )
     if type(card.get("normalize")) is not bool:
-        raise ValueError(f"{CARD}: normalize={card.get('normalize')!r}: expected true or false")
+        raise ValueError(f"normalize={card.get('normalize')!r}: expected true or false")

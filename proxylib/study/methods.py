@@ -241,7 +241,7 @@ def complete_options(method: str, options: Mapping[str, object]) -> dict[str, ob
         TypeError: a value of another type.
         ValueError: an unknown method or option, or a value out of its range.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
     known = METHODS[method].options
     if unknown := sorted(options.keys() - known.keys()):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import papermill
 import psutil
-import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from proxylib.datasets import Dataset
 from proxylib.study import paths
 from proxylib.study.parameters import convert, nearest, problem, unknown
+from proxylib.study.settings import read_yaml
 
 TIERS = ("fast", "full")
 SMALLEST = (8, 4)  # classes, and images of each
@@ -30,7 +30,8 @@ def notebooks(only: tuple[str, ...] = ()) -> list[Path]:
     """
     found = sorted(paths.notebooks().glob("[0-9A-Z]*.ipynb"))
     for name in only:
-        if not any(path.stem.startswith(name.removesuffix(".ipynb")) for path in found):
+        beginning = name.removesuffix(".ipynb")
+        if not beginning or not any(path.stem.startswith(beginning) for path in found):
             raise ValueError(
                 f"no notebook {name!r}{nearest(name, [p.stem for p in found])}; "
                 f"there are: {', '.join(p.stem for p in found)}"
@@ -70,23 +71,6 @@ def check_size(dataset: Dataset) -> None:
             f"{dataset.name}: {dataset.n_classes} classes, of which the smallest has {fewest} "
             f"images; the notebooks need {classes} classes of {images}"
         )
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Parameters from a YAML file.
-
-    Raises:
-        ValueError: no such file, or not `name: value` lines.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
-    return {str(name): value for name, value in values.items()}
 
 
 def plan(
@@ -165,7 +149,10 @@ def run_notebooks(
             )
         except (OSError, DeadKernelError) as error:
             failed.append(path.stem)
-            say(f"[{i}/{len(planned)}] {path.stem} FAILED: {error}\n  {SAFE}")
+            say(
+                f"[{i}/{len(planned)}] {path.stem} FAILED: {error}\n"
+                f"  while {out / path.name} was written; {SAFE}"
+            )
         else:
             say(f"[{i}/{len(planned)}] {path.stem} done in {time.monotonic() - began:.0f} s")
     return failed

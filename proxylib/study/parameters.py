@@ -7,11 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import yaml
-
 from proxylib import datasets
 from proxylib.study.methods import METHODS
-from proxylib.study.settings import RECIPES
+from proxylib.study.settings import RECIPES, parse_yaml
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 INJECTED = "# Parameters"  # how papermill begins the cell of the values it was given
@@ -144,10 +142,7 @@ def convert(value: object, kind: str) -> object:
     if isinstance(value, str):
         if kind == "float":
             return float(value)  # YAML reads 1e-3 as text
-        try:
-            value = yaml.safe_load(f"[{value}]" if kind == "list" and "[" not in value else value)
-        except yaml.YAMLError:
-            raise ValueError from None
+        value = parse_yaml(f"[{value}]" if kind == "list" and "[" not in value else value)
     if kind == "float" and type(value) is int:
         return float(value)
     if kind in TYPES and type(value) is not TYPES[kind]:

@@ -10,7 +10,7 @@ import yaml
 from proxylib.datasets.paths import PROJECT
 from proxylib.study import paths
 from proxylib.study.methods import METHODS
-from proxylib.study.runs.config import RunConfig
+from proxylib.study.runs.config import OF_BACKBONES, RunConfig
 
 BATCH = 32  # samples in a unit of the budget
 STARTS = ("random", "pretrained")
@@ -61,6 +61,44 @@ RECIPES: dict[str, dict[str, object]] = {
         "augment": False,
     },
 }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for billions of values, or never end."""
+
+    def compose_node(self, *args):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*), which is not read here")
+        return super().compose_node(*args)
+
+
+def parse_yaml(text: str) -> object:
+    """What YAML text stands for.
+
+    Raises:
+        ValueError: it is not YAML, or has aliases; in one line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers can be too long
+        raise ValueError(f"not YAML ({' '.join(str(error).split())})") from None
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """Parameters from a YAML file.
+
+    Raises:
+        ValueError: no such file, or not `name: value` lines.
+    """
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
+    return {str(name): value for name, value in values.items()}
 
 
 def default_recipe(dataset: str) -> str:
@@ -126,18 +164,11 @@ def resolve(
     settings = {name: getattr(entry, name) for name in SHARED} | recipe_settings(recipe, method)
     settings |= (presets or {}).get(start, {}).get(method, {})
     settings.setdefault("init", start)
-    if "batch_size" in changes:
-        settings = at_batch(settings, changes["batch_size"])
+    if type(size := changes.get("batch_size")) is int and size > 0:  # else it is refused below
+        settings = at_batch(settings, size)
     settings |= changes
-    names = {field.name for field in fields(RunConfig)}
-    config = RunConfig(
-        method=method,
-        dataset=dataset,
-        data_root=data_root,
-        data_options=image_size(recipe, dataset) | dict(data_options),
-        options={name: value for name, value in settings.items() if name not in names},
-        **{name: value for name, value in settings.items() if name in names},
-    )
+    data = image_size(recipe, dataset) | dict(data_options)
+    config = _config(method, settings, dataset=dataset, data_root=data_root, data_options=data)
     fitting = at_batch(settings, _fitting_batch(config))
     fitted = {name: fitting[name] for name in ("batch_size", *RATES)}
     if budget is not None:
@@ -145,6 +176,14 @@ def resolve(
         if "eval_every" not in changes:  # fewer in a short run, for evaluations cost time too
             fitted["eval_every"] = max(1, steps // max(1, min(20, budget // 50)))
     return replace(config, **fitted)
+
+
+def _config(method: str, settings: Mapping[str, object], **more: object) -> RunConfig:
+    """A run from settings: fields of `RunConfig`, and options of the method."""
+    names = {field.name for field in fields(RunConfig)}
+    options = {name: value for name, value in settings.items() if name not in names}
+    own = {name: value for name, value in settings.items() if name in names}
+    return RunConfig(method=method, options=options, **own, **more)
 
 
 def at_batch(settings: Mapping[str, object], batch_size: int) -> dict[str, object]:
@@ -159,8 +198,10 @@ def _fitting_batch(config: RunConfig) -> int:
     objective, options = METHODS[config.method].objective, dict(config.options)
     group = options.get("per_class", getattr(objective, "per_class", 1))
     most = len(train) if group == 1 else train.n_classes * group
-    size = min(config.batch_size, most)
-    return size - size % max(2, group)  # dynamic assignment takes pairs
+    size, group = min(config.batch_size, most), max(2, group)  # dynamic assignment takes pairs
+    if size < group:
+        raise ValueError(f"batch_size={config.batch_size}: expected {group} or more")
+    return size - size % group
 
 
 def find_presets(dataset: str, given: str = "", recipe: str = "") -> Path | None:
@@ -192,16 +233,18 @@ def read_presets(path: Path | None) -> Presets:
     A method without settings there takes its defaults, with a notice.
 
     Raises:
-        ValueError: an unknown start or method.
+        ValueError: an unknown start or method, or settings that no run can have.
     """
     if path is None:
         warnings.warn("nothing was tuned for this recipe: all settings are defaults", stacklevel=2)
         return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    found = content if isinstance(content, dict) else {}
-    names = [name for start in found.values() for name in start or ()]
-    unknown = [str(start) for start in found if start not in STARTS]
-    unknown += [str(name) for name in names if name not in METHODS]
+    found = read_yaml(path)
+    unknown = [start for start in found if start not in STARTS]
+    for start, methods in found.items():
+        entries = (
+            methods.items() if isinstance(methods, dict) else [(methods, None)] * bool(methods)
+        )
+        unknown += [str(name) for name, given in entries if not _fits(path, start, name, given)]
     if not found or unknown:
         raise ValueError(
             f"{path}: expected settings of methods under {' and '.join(STARTS)}, "
@@ -213,6 +256,17 @@ def read_presets(path: Path | None) -> Presets:
         untuned = ", ".join(f"{name} ({start})" for start, name in sorted(missing))
         warnings.warn(f"{path}: not tuned, so with default settings: {untuned}", stacklevel=2)
     return presets
+
+
+def _fits(path: Path, start: str, method: object, given: object) -> bool:
+    """False for an unknown method; ValueError for settings that it can't have."""
+    if not isinstance(method, str) or method not in METHODS:
+        return False
+    try:  # but for what depends on the recipe's network
+        _config(method, {n: v for n, v in dict(given).items() if n not in OF_BACKBONES})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {start}, {method}: {error}") from None
+    return True
 
 
 def write_presets(path: Path, chosen: Presets, how: str) -> None:

@@ -404,7 +404,7 @@ def test_errors():
         for norm in (-3.0, 0.0, math.inf, math.nan):
             with pytest.raises(ValueError, match="expected positive norms"):
                 bound(example, proxy_norm=norm)
-    for margin in (-0.1, math.nan):
+    for margin in (-0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match="expected M ≥ 0"):
             triplet_bound(example, margin=margin)
     for epsilon in (0, 4.01):
@@ -433,6 +433,12 @@ def test_errors_of_statistics():
         bound_statistics(points, labels, proxies, assignment + 1)
     with pytest.raises(ValueError, match=r"expected embeddings \(N, D\)"):
         bound_statistics(points, labels[1:], proxies, assignment)
+    with pytest.raises(ValueError, match=r"expected embeddings \(N, D\)"):
+        bound_statistics(points, labels, proxies[0], assignment)
+    with pytest.raises(ValueError, match=r"expected entries of 0 … 5, got \[-1\]"):
+        proxy_errors(points, proxies, torch.full_like(labels, -1))
+    with pytest.raises(ValueError, match="expected 16 entries in assignment, got 15"):
+        proxy_errors(points, proxies, assignment[1:])
     with pytest.raises(ValueError, match="embeddings: expected finite vectors"):
         bound_statistics(points * torch.tensor([0.0]), labels, proxies, assignment)
 

@@ -10,7 +10,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proxylib import (
+    ConvNet,
     DynamicProxyLoss,
+    InstanceLoss,
     ProxyLoss,
     assign_by_label,
     assign_nearest,
@@ -19,6 +21,7 @@ from proxylib import (
     mean_contrastive_loss,
     mean_triplet_loss,
     nca_loss,
+    rescale,
     train,
 )
 from proxylib.samplers import draw_triplets
@@ -600,3 +603,26 @@ def proxy_loss(vector=LABELS, **options):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("norm", [0, -1.0, float("nan"), float("inf")])
+def test_norms_are_positive(norm):
+    labels = torch.tensor([0, 0, 1, 1])
+    for name in ("embedding_norm", "proxy_norm"):
+        with pytest.raises(ValueError, match=f"{name}={norm}: expected a positive number"):
+            ProxyLoss(labels, 4, labels=labels, loss=nca_loss, **{name: norm})
+    with pytest.raises(ValueError, match=r"embedding_norm=.*: expected a positive number"):
+        InstanceLoss(labels, loss=nca_loss, embedding_norm=norm)
+    with pytest.raises(ValueError, match=r"norm=.*: expected a positive number"):
+        rescale(torch.ones(2, 2), norm)
+
+
+def test_sizes_are_positive():
+    labels = torch.tensor([0, 0, 1, 1])
+    for dim in (0, -1):
+        with pytest.raises(ValueError, match=f"n_proxies=2, dim={dim}: expected 1 or more"):
+            ProxyLoss(labels, dim, labels=labels, loss=nca_loss)
+        with pytest.raises(ValueError, match=f"channels=1, dim={dim}: expected 1 or more"):
+            ConvNet(channels=1, size=32, dim=dim)
+    with pytest.raises(ValueError, match="assignment: expected"):
+        ProxyLoss(labels[:0], 4, labels=labels, loss=nca_loss)

@@ -201,6 +201,7 @@ def call(embeddings=(8, DIM), labels=None):
         (lambda: call((8,)), r"got \(8,\) and \(8,\)"),
         (lambda: call((8, 1, DIM)), r"got \(8, 1, 4\) and \(8,\)"),
         (lambda: call((7, DIM)), r"got \(7, 4\) and \(8,\)"),
+        (lambda: ProxyNCA(3, DIM)(torch.ones(1, DIM).long(), torch.tensor([0])), "are torch.int64"),
         (
             lambda: call(labels=torch.zeros(8)),
             r"labels \(B,\) int64, got \(8, 4\) and \(8,\) torch.float32",

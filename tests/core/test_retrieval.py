@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from proxylib import embed, nearest_neighbors, nmi, recall_at_k, retrieval
+from proxylib import assign_nearest, embed, nearest_neighbors, nmi, recall_at_k, retrieval
 from proxylib.study.experiments import raw_pixels
 
 
@@ -143,6 +144,37 @@ def test_neighbors_refuse_k_out_of_range():
         nearest_neighbors(points(3), 0, gallery=points(4))
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (points(5) * math.nan, r"5 of 5 \w+( points)? are not finite: \[0, 1, 2, 3, 4\]"),
+        (points(5)[0], r"expected \(N, D\) float, got \(5,\) torch.float32"),
+        (points(5)[:0], r"expected \(N, D\) float, got \(0, 5\)"),
+    ],
+)
+def test_what_are_no_points_is_refused(bad, message):
+    labels = torch.zeros(5, dtype=torch.int64)
+    for call in (
+        lambda: nearest_neighbors(bad, 1),
+        lambda: nearest_neighbors(points(3), 1, bad),
+        lambda: assign_nearest(bad, points(3)),
+        lambda: assign_nearest(points(3), bad),
+        lambda: recall_at_k(bad, labels),
+        lambda: nmi(bad, labels),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_measures_want_a_label_for_each_point_and_some_neighbours():
+    for measure in (recall_at_k, nmi):
+        with pytest.raises(ValueError, match=r"each of the 5 embeddings, got labels \(4,\)"):
+            measure(points(5), torch.zeros(4, dtype=torch.int64))
+    for ks in ((), (0,), (1, -1)):
+        with pytest.raises(ValueError, match=r"ks=\(.*\): expected one or more"):
+            recall_at_k(points(5), torch.zeros(5, dtype=torch.int64), ks)
+
+
 def test_recall_by_hand():
     x = torch.tensor([[0.0], [1.0], [1.9], [5.0], [5.5]])
     labels = torch.tensor([0, 1, 1, 0, 2])
@@ -180,6 +212,11 @@ def test_nmi_of_separate_and_of_mixed_clusters():
     assert nmi(apart, labels) == pytest.approx(1.0)
     assert nmi(points(40, 3), labels) < 0.5
     assert nmi(apart, labels, seed=3) == nmi(apart, labels[torch.arange(40)], seed=3)
+
+
+def test_nmi_is_a_number_of_python():
+    """A checkpoint holds it, and whoever reads checkpoints unpickles nothing else."""
+    assert type(nmi(points(6), torch.arange(6) // 3)) is float
 
 
 def test_nmi_without_scikit_learn_says_what_to_install(monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import os
 import re
 import shutil
 import stat
@@ -310,6 +311,25 @@ def test_a_tar_archive_that_leaves_its_folder_is_refused(tmp_path, name, kind, l
     with pytest.raises(ValueError, match=r"bad\.tgz: refused to unpack '.*(evil|link)\.jpg'"):
         fetch.unpack([tmp_path / "bad.tgz"], tmp_path / "deep" / "target", lambda path: None)
     assert files_in(tmp_path) == ["bad.tgz"] and not list((tmp_path / "deep").iterdir())
+
+
+@pytest.mark.parametrize("name", ["bad.zip", "bad.tgz"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_a_damaged_archive_is_named(tmp_path, name, share):
+    data = os.urandom(5000)
+    if name == "bad.zip":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("top/good.png", data)
+    else:
+        with tarfile.open(tmp_path / name, "w:gz") as archive:
+            member = tarfile.TarInfo("top/good.png")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"{name}: a damaged archive \("):
+        fetch.unpack([tmp_path / name], tmp_path / "deep" / "target", lambda path: None)
+    assert files_in(tmp_path) == [name]
 
 
 def test_a_tar_archive_gives_its_bytes_and_nothing_else(tmp_path):

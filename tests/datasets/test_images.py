@@ -156,7 +156,11 @@ def test_wide_numbers_that_fit_8_bits_are_read(tmp_path, dtype):
 @pytest.mark.parametrize("name", ["image.png", "image.tif", "image.pgm"])
 def test_16_bits_are_scaled(tmp_path, name):
     for value in (0, 100, 40_000, 65_535):
-        Image.fromarray(np.full((9, 9), value, np.uint16)).save(tmp_path / name)
+        if name.endswith(".pgm"):  # which older versions of Pillow read but can't write
+            pixels = np.full((9, 9), value, ">u2").tobytes()
+            (tmp_path / name).write_bytes(b"P5 9 9 65535\n" + pixels)
+        else:
+            Image.fromarray(np.full((9, 9), value, np.uint16)).save(tmp_path / name)
         assert (read_file(tmp_path / name, 8) == value >> 8).all()
         assert (squeezed(tmp_path / name, 8) == value >> 8).all()
 
@@ -325,3 +329,11 @@ def test_readable_files_are_checked_once(images, monkeypatch):
     [problem] = photos.unreadable(images, "mine")
     assert f"{images.files[3]}: not a readable image" in problem
     assert photos.unreadable(images, "mine") == [problem]  # a check that failed is not remembered
+
+
+@pytest.mark.parametrize("size", [0, -8, 2.5, "big"])
+def test_the_size_is_a_number_of_pixels(tmp_path, size):
+    photo(tmp_path / "a.png")
+    assert f"size={size!r}: expected a whole number of pixels" in told(
+        read_file, tmp_path / "a.png", size
+    )

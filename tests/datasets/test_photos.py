@@ -299,7 +299,7 @@ def test_a_whole_copy_warns_of_nothing(cub):
 
 
 def test_photos_need_a_few_pixels(cub):
-    assert "size=4, expected at least 8 pixels" in told(cub200.load, size=4)
+    assert "size=4: expected a whole number of pixels, at least 8" in told(cub200.load, size=4)
 
 
 # Cars196

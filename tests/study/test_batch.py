@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import psutil
 import pytest
 from click.testing import CliRunner
 from conftest import grow
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 import proxylib
 from proxylib import datasets
@@ -20,7 +23,7 @@ from proxylib.datasets.paths import PROJECT
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli import app
-from proxylib.study.parameters import RULES, problem
+from proxylib.study.parameters import INJECTED, RULES, problem
 
 PARAMETERS = """\
 dataset: str = "kanji"  # data set
@@ -102,6 +105,7 @@ def test_values_are_read_as_the_declared_type(books):
         (["--jobs", "0"], "jobs=0: expected 1 or more, or -1"),
         (["--jobs", "-2"], "jobs=-2: expected 1 or more, or -1"),
         (["-p", "tier", "full"], "parameter 'tier' has an option of its own: use --tier"),
+        (["--only", ""], "no notebook ''; there are: 00_bad, 01_good"),
         (["--only", "quick"], "no notebook 'quick'; there are: 00_bad, 01_good"),
         (["--only", "01_goood"], "no notebook '01_goood'; did you mean '01_good'?"),
         (["--backend", "dask"], "--backend dask and --scheduler ADDRESS belong together"),
@@ -112,7 +116,7 @@ def test_values_are_read_as_the_declared_type(books):
         (["-f", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--out", "/dev/null/here"], "/dev/null/here: files can't be written there: Not a dir"),
         (["--out", "/proc/here"], "/proc/here: files can't be written there: No such file"),
-        (["--out", "~nobody-at-all/here"], "Could not determine home directory"),
+        (["--out", "~nobody-at-all/here"], "~nobody-at-all/here: Could not determine home"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(books, tmp_path, words, message):
@@ -130,8 +134,10 @@ def test_parameters_from_a_file_and_the_command_line_wins(books, tmp_path):
     assert not (tmp_path / "out" / "00_bad.ipynb").exists()
     file.write_text("- steps\n")
     assert "expected lines of 'name: value', got list" in call("-f", file)[1]
-    file.write_text("a: b: c\n")
-    assert "not YAML" in call("-f", file)[1]
+    laughs = "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9 if i else 1}]\n" for i in range(12))
+    for text in ("a: b: c\n", "a: é\n", "a: 1" + 5000 * "0", "[" * 9999, f"{laughs}seeds: *a11\n"):
+        file.write_bytes(text.encode("latin1"))
+        assert re.search(r"p\.yaml: .*(not YAML|decode)", call("-f", file)[1])
 
 
 def test_the_later_of_a_tiers_parameters_wins(books):
@@ -201,19 +207,31 @@ def test_too_few_images_are_refused_before_anything_starts(home, tmp_path, n_cla
     assert "the notebooks need 8 classes of 4" in text
 
 
+def run_here(book, given):
+    """A notebook's cells in this process, as its kernel and papermill would run them."""
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    values = [INJECTED, *(f"{name} = {value!r}" for name, value in given.items())]
+    for cell in nbformat.read(book, 4).cells:
+        if cell.cell_type == "code":
+            shell.run_cell(cell.source, store_history=True).raise_error()
+            if "parameters" in cell.metadata.get("tags", ()):
+                shell.run_cell("\n".join(values), store_history=True).raise_error()
+    plt.close("all")
+
+
 def test_own_images_go_through_the_whole_study(home, tmp_path):
+    """In one process: ten kernels, each with its own imports, would take most of the time."""
     share(home, "datasets/kanji/_draw_all", "study/runs/pretraining/_pretrain")
-    out = tmp_path / "out"
-    tree = grow(tmp_path / "images", *study.SMALLEST)
-    query = next(tree.rglob("*.png"))
-    code, text = call(
-        "--dataset", "folder", "--out", out, "--no-progress", "--jobs", "1",
-        *("-p", "data_root", tree, "-p", "steps", 8),
-        *("-p", "steps_pretrained", 8, "-p", "dynamic_steps", 8, "-p", "bound_steps", 8),
-        *("-p", "seeds", "3", "-p", "query_image", query),
-    )  # fmt: skip
-    assert code == 0, text
-    for book in study.notebooks():
+    out, tree = tmp_path / "out", grow(tmp_path / "images", *study.SMALLEST)
+    study.check_size(datasets.load("folder", tree))
+    steps = ("steps", "steps_pretrained", "dynamic_steps", "bound_steps")
+    values = {"dataset": "folder", "data_root": str(tree), "seeds": "3", "jobs": 1}
+    values |= {"query_image": str(next(tree.rglob("*.png"))), **dict.fromkeys(steps, 8)}
+    planned = study.plan(study.notebooks(), values)
+    for book, given in planned.items():
+        run_here(book, given | {"out": str(out)})
+    for book in planned:
         metrics = json.loads((out / f"{book.stem}.metrics.json").read_text())
         assert metrics and all(isinstance(value, float) for value in metrics.values())
         assert 0 <= metrics.get("recall_at_1", 0) <= 1
@@ -317,7 +335,8 @@ def test_a_notebook_that_cannot_be_written_does_not_stop_the_others(books, tmp_p
     (out / "00_bad.ipynb").mkdir(parents=True)
     code, text = call("--out", out, "--no-progress")
     assert code == 1
-    assert "00_bad FAILED: [Errno 21] Is a directory" in text and study.SAFE in text
+    assert "00_bad FAILED: [Errno 21] Is a directory" in text
+    assert f"while {out / '00_bad.ipynb'} was written; {study.SAFE}" in text
     assert "[2/2] 01_good done" in text and "1 of 2 failed: 00_bad" in text
 
 

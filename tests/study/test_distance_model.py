@@ -158,7 +158,10 @@ def test_what_is_trained_is_what_the_names_resolve_to(home, image_tree, tmp_path
         (["-p", "optimizer", "Optimizer"], "optimizer='Optimizer': it is only what"),
         (["-p", "dim", "1e3"], "dim=1000.0: expected"),
         (["--out", "/dev/null/here"], "/dev/null/here: files can't be written there"),
-        (["--out", "~nobody-at-all/here"], "Could not determine home directory"),
+        (["--out", "~nobody-at-all/here"], "~nobody-at-all/here: Could not determine home"),
+        (["--dataset", "folder", "--data-root", "~nobody-at-all/x"], "~nobody-at-all/x: Could not"),
+        (["-d", "size", "big"], "size='big', expected 8 … 1024"),
+        (["-p", "lr", "*a"], "lr='*a': not a YAML value"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(home, tmp_path, arguments, message):
@@ -179,7 +182,8 @@ def test_bad_input_is_refused_before_anything_is_written(home, tmp_path, argumen
         ("network", "backbone", "resnet18", "expected backbone, batch_norm, crop, dim, dropout"),
         ("network", "backbone", None, "expected backbone, batch_norm, crop"),
         ("network", "weights", True, "network: expected backbone, batch_norm, channels"),
-        ("images", "size", 10**6, "size=1000000 is out of its range"),
+        ("images", "size", 10**6, "card.json: no model could be made of it: images: size=1000000"),
+        ("images", "size", 64, "images: size=64, but the network's is 32"),
         ("images", "squeezed", "no", "squeezed='no' is out of its range"),
         ("images", "box", [0, 0, 1, 1], "images: expected channels, size, squeezed"),
         (None, "normalize", "yes", "normalize='yes': expected true or false"),
@@ -210,6 +214,17 @@ def test_what_cannot_be_allocated_is_told_in_a_line(home, image_tree, tmp_path):
     data = ["--dataset", "folder", "--data-root", image_tree]
     code, output = call(*TRAIN, *data, "-p", "dim", 10**12, "--out", tmp_path / "out")
     assert code == 1 and "Error: " in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["history.csv", "checkpoint.pt", "model.safetensors", "card.json"])
+def test_a_file_that_cannot_be_written_is_named(home, image_tree, tmp_path, name):
+    out = tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    data = ["--dataset", "folder", "--data-root", image_tree, "--out", out, "--resume"]
+    code, output = call(*TRAIN, *data)
+    assert code == 1 and "Traceback" not in output
+    assert f"{out / name}" in output and re.search("can't be written|not a checkpoint", output)
+    assert "what was there is kept: Is a directory" in output or name == "checkpoint.pt"
 
 
 def test_search_copes_with_what_is_in_a_folder(trained, image_tree, tmp_path):

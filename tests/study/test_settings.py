@@ -125,6 +125,12 @@ def test_changes_are_fields_or_options():
         ("nca", {"start": "imagenet"}, ValueError, "init='imagenet': expected one of random, pre"),
         ("nca", {"presets": presets(nca={"l2": 1.0})}, ValueError, "nca has no option l2"),
         ("nca", {"dataset": "mnist"}, ValueError, "unknown dataset 'mnist'"),
+        ("nca", {"batch_size": 0}, ValueError, "batch_size=0: expected 1 or more"),
+        ("nca", {"batch_size": -8}, ValueError, "batch_size=-8: expected 1 or more"),
+        ("nca", {"batch_size": "many"}, TypeError, "batch_size='many'"),
+        ("nca", {"batch_size": 3}, ValueError, "batch_size=3: expected 4 or more"),
+        ("nca", {"seed": 2**63}, ValueError, "seed=9223372036854775808: expected less than 2⁶³"),
+        ("nca", {"clip_grad": math.inf}, ValueError, "clip_grad=inf: expected a finite number"),
     ],
 )
 def test_what_is_unknown_is_refused(method, changes, error, message):
@@ -300,10 +306,17 @@ def test_what_is_not_tuned_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "expected settings of methods under random and pretrained, got neither"),
-        ("", "got neither"),
-        ("random", "got neither"),
-        ("{}", "got neither"),
+        ("[]", "expected lines of 'name: value', got list"),
+        ("", "got NoneType"),
+        ("random: [1", "not YAML"),
+        ("random: é", "not YAML|can't decode"),
+        ("random: &a [*a]", r"not YAML \(an alias \(\*\), which is not read here\)"),
+        ("{}", "expected settings of methods under random and pretrained, got neither"),
+        ("random: 3", "got 3"),
+        ("random: {nca: 3}", r"presets\.yaml: random, nca: 'int' object is not iterable"),
+        ("random: {nca: {lr: fast}}", "random, nca: lr='fast': expected float"),
+        ("random: {nca: {lr: .nan}}", "random, nca: lr=nan: expected a finite number"),
+        ("random: {nca: {foo: 1}}", "random, nca: nca has no option foo"),
         ("random: {proxy_nca: {}, svm: {}}", "got svm"),
         ("random: {proxy_nca: {}}\nimagenet: {nca: {}}", "got imagenet"),
         ("proxy_nca: {lr: 1}", "got proxy_nca, lr"),
@@ -311,9 +324,16 @@ def test_what_is_not_tuned_is_said(tmp_path):
 )
 def test_bad_presets_are_refused(tmp_path, content, message):
     path = tmp_path / "presets.yaml"
-    path.write_text(content)
+    path.write_bytes(content.encode("latin1"))
     with pytest.raises(ValueError, match=message):
         read_presets(path)
+
+
+def test_presets_may_hold_what_only_the_recipes_network_has(tmp_path):
+    path = tmp_path / "presets.yaml"
+    path.write_text("random: {nca: {crop: 200, dropout: 0.2}}")
+    with pytest.warns(UserWarning, match="not tuned"):
+        assert read_presets(path)["random"] == {"nca": {"crop": 200, "dropout": 0.2}}
 
 
 def test_presets_are_looked_for_where_the_tuning_leaves_them(home):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import proxylib
 from proxylib.datasets.paths import PROJECT
+from proxylib.study.runs.checkpoints import write
 
 
 def provenance(**parameters) -> dict:
@@ -50,10 +51,15 @@ def save(fig: Figure, name: str, data: pd.DataFrame, out: Path, source: dict) ->
         name: file name without ending, beginning with the notebook's: `00_quickstart-convergence`.
         data: what the figure shows, one row per mark.
         source: from `provenance`.
+
+    Raises:
+        OSError: one of them can't be written; says which, and why.
     """
     out.mkdir(parents=True, exist_ok=True)
-    fig.savefig(out / f"{name}.png", bbox_inches="tight")  # else a tall title is cut
-    data.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    picture = out / f"{name}.png"
+    write(picture, lambda file: fig.savefig(file, bbox_inches="tight"))  # else a tall title is cut
+    table = data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write(out / f"{name}.csv", lambda file: file.write(table.encode()))
     _write_json(out / f"{name}.json", {"figure": f"{name}.png", "data": f"{name}.csv", **source})
 
 
@@ -72,7 +78,8 @@ def save_metrics(notebook: str, metrics: dict[str, float], out: Path, source: di
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write(path, lambda file: file.write(text.encode()))
 
 
 def _commit() -> str:

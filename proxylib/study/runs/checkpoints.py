@@ -1,5 +1,6 @@
 """A run's state on disk, so that a long run survives whatever happens to its process."""
 
+import contextlib
 import glob
 import json
 import os
@@ -90,6 +91,9 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """A file that appears whole under its name, or not at all.
 
     What a process that was killed left of its own attempt is removed.
+
+    Raises:
+        OSError: it can't be written, e.g. for want of space; what was there before stays.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if left.suffix[1:].isdigit() and not psutil.pid_exists(int(left.suffix[1:])):
@@ -101,5 +105,11 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        while isinstance(error, RuntimeError) and error.__context__:
+            error = error.__context__  # torch.save hides the disk's error behind its own
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} can't be written, what was there is kept: {reason}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be none
+            temporary.unlink()

@@ -25,6 +25,8 @@ UNFIT = {  # optimisers of torch.optim
     "SparseAdam": "takes sparse gradients only, and the network has dense ones",
     "Muon": "takes matrices only, and the network has other parameters too",
 }
+# Not for the study's own network.
+OF_BACKBONES = ("dropout", "freeze_batch_norm", "crop", "frozen", "embedding_start")
 CHOICES = {
     "split": ("test", "validation"),
     "init": ("random", "pretrained"),
@@ -133,16 +135,18 @@ class RunConfig:
         self._put("options", tuple(sorted(options.items())))
         self._put("data_options", tuple(sorted(dict(self.data_options).items())))
         self._check_types()
-        for name in ("lr", "proxy_lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
         for name, low in LOWEST.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name}={getattr(self, name)}: expected {low} or more")
+        for name in ("lr", "proxy_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed}: expected less than 2⁶³")
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout}: expected less than 1")
         if self.backbone == "convnet":
-            for name in ("dropout", "freeze_batch_norm", "crop", "frozen", "embedding_start"):
+            for name in OF_BACKBONES:
                 if (value := getattr(self, name)) and value != "random":
                     raise ValueError(
                         f"{name}={value!r}: the study's own network has no such thing; choose "
@@ -170,6 +174,8 @@ class RunConfig:
                 self._put(field.name, value)
             if "options" not in field.name and type(value) not in kinds:
                 raise TypeError(f"{field.name}={value!r}: expected {field.type}")
+            if type(value) is float and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value}: expected a finite number")
 
     def _put(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

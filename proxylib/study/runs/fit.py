@@ -86,10 +86,13 @@ def fit(
             if not 0 < done <= steps:
                 raise ValueError(f"step {done} of {steps}")
             for name, part in parts.items():
-                part.load_state_dict(state["parts"][name])
+                saved = state["parts"][name]
+                if saved.keys() != part.state_dict().keys():
+                    raise ValueError(f"{name} with {', '.join(saved) or 'nothing'}")
+                part.load_state_dict(saved)
             generator.set_state(state["generator"])
             set_random_state(state["random"], device)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{checkpoint.file}: not a state of this run: {error}") from error
         if distributed.rank():  # it is process 0's, and each has a dropout of its own
             torch.manual_seed(done * distributed.size() + distributed.rank())
