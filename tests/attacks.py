@@ -175,7 +175,8 @@ BAD = {
     **{"angles": [[], [-1], [361], [0, 0], [NAN]], "distortions": [[0.0], [11], [NAN], 1.5]},
     **{"methods": [["nobody"], ["nca", "nca"], "nca", [3], [["nca"]]], "presets": PATHS},
     **{"n_queries": SHOWN, "n_neighbors": SHOWN, "query_image": PATHS},
-    **{"progress": SWITCH, "interactive": SWITCH},
+    **{"progress": SWITCH, "interactive": SWITCH, "repeats": WHOLE, "parallel_runs": [-1, 1.5]},
+    **{"proxies": [[], [1], [98, 98], [9.5], 98], "points": [[], [999], [2000, 2000], 2000]},
 }
 TEXTS = {"steps": ["many", "3.5", "1e3", "[1", "1,2", "", "1" + "0" * 5000], "progress": ["1", "x"]}
 TEXTS["seeds"] = ["1,a", "[[1", "{1}", "0 1", "-1", "*a", "!!python/name:os.system"]
