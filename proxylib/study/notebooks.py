@@ -1,5 +1,6 @@
 """Runs the notebooks in batch through papermill, with checked parameters."""
 
+import contextlib
 import os
 import sys
 import time
@@ -168,6 +169,9 @@ def _execute(*args, **options) -> None:
         try:
             future.result()
         except (KeyboardInterrupt, SystemExit):
-            for kernel in psutil.Process().children():
-                kernel.kill()  # its workers follow (runs/cache.py)
+            # Workers before their kernel: one that starts would complain that it is gone.
+            for process in reversed(psutil.Process().children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "resource_tracker" not in " ".join(process.cmdline()):  # it tidies up
+                        process.kill()
             raise
