@@ -18,7 +18,8 @@ from proxylib.study.methods import METHODS
 from proxylib.study.runs import distributed, execution
 from proxylib.study.runs.checkpoints import write
 from proxylib.study.runs.config import RunConfig
-from proxylib.study.settings import RECIPES, parse_yaml, resolve
+from proxylib.study.settings import RECIPES, resolve
+from proxylib.study.yaml_files import parse_yaml
 
 FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from proxylib.datasets import Dataset
 from proxylib.study import paths
 from proxylib.study.parameters import convert, nearest, problem, unknown
-from proxylib.study.settings import read_yaml
+from proxylib.study.yaml_files import read_yaml
 
 TIERS = ("fast", "full")
 SMALLEST = (8, 4)  # classes, and images of each

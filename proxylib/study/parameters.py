@@ -9,7 +9,8 @@ from pathlib import Path
 
 from proxylib import datasets
 from proxylib.study.methods import METHODS
-from proxylib.study.settings import RECIPES, parse_yaml
+from proxylib.study.settings import RECIPES
+from proxylib.study.yaml_files import parse_yaml
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 INJECTED = "# Parameters"  # how papermill begins the cell of the values it was given

@@ -11,6 +11,7 @@ from proxylib.datasets.paths import PROJECT
 from proxylib.study import paths
 from proxylib.study.methods import METHODS
 from proxylib.study.runs.config import OF_BACKBONES, RunConfig
+from proxylib.study.yaml_files import read_yaml
 
 BATCH = 32  # samples in a unit of the budget
 STARTS = ("random", "pretrained")
@@ -61,44 +62,6 @@ RECIPES: dict[str, dict[str, object]] = {
         "augment": False,
     },
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them stand for billions of values, or never end."""
-
-    def compose_node(self, *args):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*), which is not read here")
-        return super().compose_node(*args)
-
-
-def parse_yaml(text: str) -> object:
-    """What YAML text stands for.
-
-    Raises:
-        ValueError: it is not YAML, or has aliases; in one line.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers can be too long
-        raise ValueError(f"not YAML ({' '.join(str(error).split())})") from None
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Parameters from a YAML file.
-
-    Raises:
-        ValueError: no such file, or not `name: value` lines.
-    """
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
-    return {str(name): value for name, value in values.items()}
 
 
 def default_recipe(dataset: str) -> str:

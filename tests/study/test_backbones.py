@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models
 
-from proxylib.study.runs import backbones
-from proxylib.study.runs.backbones import LITE0, LITE0_PACKAGE, Backbone
+from proxylib.study.runs import backbones, timm_weights
+from proxylib.study.runs.backbones import Backbone
+from proxylib.study.runs.timm_weights import LITE0, LITE0_PACKAGE
 
 SMALL = "test_efficientnet"
 
@@ -164,7 +165,7 @@ def test_weights_in_the_cache_are_taken_and_nothing_is_downloaded(tmp_path, monk
     save_file(trained.state_dict(), file)
     state, expected = Backbone(name, weights=True).network.state_dict(), trained.state_dict()
     assert all(torch.equal(state[n], expected[n]) for n in expected if not n.startswith("fc."))
-    before = backbones.weights_hash(name)
+    before = timm_weights.weights_hash(name)
     assert before == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -181,7 +182,7 @@ def test_lite0_needs_its_package(monkeypatch):
 def test_lite0_is_checked_by_its_hash(tmp_path, monkeypatch):
     file = tmp_path / "other.pth"
     file.write_bytes(b"something else")
-    monkeypatch.setattr(backbones, "weights_file", lambda name: file)
+    monkeypatch.setattr(timm_weights, "weights_file", lambda name: file)
     with pytest.raises(
         ValueError, match=r"other.pth: its SHA-256 is .*, expected 579344248a93e230"
     ):
@@ -198,7 +199,7 @@ def photographs(side):
 @pytest.mark.parametrize("side", [128, 113, 224])
 def test_lite0_computes_what_a_second_implementation_does(side):
     """EfficientNet-Lite0 written down once more, on the package's own names."""
-    state = torch.load(backbones.weights_file(LITE0), weights_only=True)
+    state = torch.load(timm_weights.weights_file(LITE0), weights_only=True)
     x = (photographs(side) - 127.5) / 127.5
 
     def layer(name, norm, x, stride=1, groups=1, act=True):
@@ -229,7 +230,7 @@ def test_lite0_computes_what_a_second_implementation_does(side):
     expected = features @ state["_fc.weight"].T + state["_fc.bias"]
 
     whole = timm.create_model(LITE0).eval()
-    whole.load_state_dict(backbones.lite0_weights())
+    whole.load_state_dict(timm_weights.lite0_weights())
     model, seen = Backbone(LITE0, dim=8, weights=True).eval(), []
     model.embedding_layer().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():

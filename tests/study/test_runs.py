@@ -18,7 +18,6 @@ from proxylib.study.methods import METHODS
 from proxylib.study.runs import (
     DASK,
     RunConfig,
-    backbones,
     cache,
     describe,
     execution,
@@ -27,6 +26,7 @@ from proxylib.study.runs import (
     pretraining,
     run,
     sweep,
+    timm_weights,
 )
 
 SMALL = {"data_options": {"n_classes": 8, "n_images": 4}, "steps": 6, "batch_size": 8}
@@ -235,9 +235,9 @@ def test_a_run_from_the_pretrained_start_depends_on_that_start(home, monkeypatch
 
 
 def test_a_run_depends_on_the_weights_that_it_starts_from(home, monkeypatch):
-    starts = [small(backbone=backbones.LITE0, init=init) for init in ("random", "pretrained")]
+    starts = [small(backbone=timm_weights.LITE0, init=init) for init in ("random", "pretrained")]
     first = [fingerprint(config) for config in starts]
-    monkeypatch.setattr(backbones, "weights_hash", lambda name: "other weights")
+    monkeypatch.setattr(timm_weights, "weights_hash", lambda name: "other weights")
     second = [fingerprint(config) for config in starts]
     assert first[0] == second[0] and first[1] != second[1]
 

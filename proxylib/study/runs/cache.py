@@ -17,7 +17,7 @@ from tqdm import tqdm
 from proxylib.datasets.caching import cached, is_cached
 from proxylib.datasets.code import code_of
 from proxylib.study.methods import METHODS
-from proxylib.study.runs import backbones, pretraining
+from proxylib.study.runs import backbones, pretraining, timm_weights
 from proxylib.study.runs.config import RunConfig
 from proxylib.study.runs.execution import Machine, RunResult, execute
 
@@ -121,7 +121,7 @@ def fingerprint(config: RunConfig) -> str:
         if config.backbone != backbones.GOOGLENET:
             parts.append(version("timm"))
             if config.init == "pretrained":
-                parts.append(backbones.weights_hash(config.backbone))
+                parts.append(timm_weights.weights_hash(config.backbone))
     elif config.init == "pretrained":
         parts.append(pretraining.key(config.data()[0].images.shape[2]))
     parts += [d for d in [Machine.default(config).device] if d != "cpu"]
