@@ -1,16 +1,17 @@
-"""The tuple methods that the patent compares with: losses over the points of one batch.
+"""The tuple methods that the patent compares with, and plain classification.
 
-All take batches of classes × instances (`class_batches`). Shapes: B points in a batch, M pairs.
+Tuple methods take batches of classes × instances (`class_batches`). Shapes: B points in a batch,
+M pairs.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from proxylib.distances import check_norm, pairwise_distance, rescale
 from proxylib.losses import Loss, mean_over_anchors, triplet_loss
 from proxylib.objectives import NORM, Objective
-from proxylib.samplers import Stream, class_batches
+from proxylib.samplers import Stream, anchor_batches, class_batches
 
 PER_CLASS = 4  # default number of points of each class in a batch
 
@@ -176,3 +177,23 @@ class NPairs(BatchObjective):
         target = torch.arange(len(logits), device=logits.device)
         size = embeddings.square().sum(1).mean()
         return functional.cross_entropy(logits, target) + self.l2 * size
+
+
+class Softmax(Objective):
+    """Plain classification: softmax cross-entropy of a linear classifier on the embedding.
+
+    Args:
+        labels: (N,) int64 labels of the training points.
+        dim: D, width of the embedding.
+    """
+
+    def __init__(self, labels: Tensor, dim: int):
+        super().__init__(labels)
+        self.classifier = nn.Linear(dim, int(labels.max()) + 1)
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
+        return anchor_batches(self.labels.cpu(), batch_size, generator)
+
+    def forward(self, embeddings: Tensor, points: Tensor, *_: Tensor) -> Tensor:
+        """Scalar loss of a batch: embeddings (B, D) of the training points (B,) int64."""
+        return functional.cross_entropy(self.classifier(embeddings), self.labels[points])

@@ -147,14 +147,20 @@ mean_triplet_loss.is_fused = True  # fused.py knows this loss, and its keyword
 
 
 def mean_contrastive_loss(
-    d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None, *, margin: float = 1.0
+    d_pos: Tensor,
+    d_neg: Tensor,
+    mask: Tensor | None = None,
+    *,
+    margin: float = 1.0,
+    pull: float = 1.0,
 ) -> Tensor:
     """`contrastive_loss` of the positive plus its mean over the negatives within the margin.
 
-    Args, Raises: as in `contrastive_loss`; distances are *unsquared*. Returns (B,) losses ≥ 0.
+    Args, Raises: as in `contrastive_loss`; distances are *unsquared*. `pull` is the weight of the
+    positive. Returns (B,) losses ≥ 0.
     """
     positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)
-    return positive + _mean_of_violating(negative)
+    return pull * positive + _mean_of_violating(negative)
 
 
 def _mean_of_violating(losses: Tensor) -> Tensor:

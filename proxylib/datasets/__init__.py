@@ -7,7 +7,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proxylib.datasets import cars196, cub200, folder, grocery, kanji, omniglot, paths, sop
+from proxylib.datasets import (
+    cars196,
+    cars196_half,
+    cub200,
+    folder,
+    grocery,
+    kanji,
+    omniglot,
+    paths,
+    sop,
+)
 from proxylib.datasets.base import Dataset, validation_split, zero_shot_split
 from proxylib.datasets.files import ImageFiles, read_file
 
@@ -15,7 +25,7 @@ __all__ = ["FETCH", "NAMES", "Dataset", "ImageFiles", "load", "read_file", "read
 __all__ += ["validation_split", "zero_shot_split"]
 
 READERS = {"omniglot": omniglot, "folder": folder, "cub200": cub200, "cars196": cars196, "sop": sop}
-READERS["grocery"] = grocery
+READERS |= {"grocery": grocery, "cars196-half": cars196_half}
 NAMES = ("kanji", *READERS)
 # those that `proxylib fetch` can download, or unpack
 FETCH = {name: reader.fetch for name, reader in READERS.items() if reader is not folder}
@@ -27,8 +37,9 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     The last four are kept in memory and returned again, as long as no file of theirs changes.
 
     Args:
-        name: `"kanji"` (built in, drawn at first use), `"omniglot"`, `"cub200"`, `"cars196"`,
-            `"sop"` or `"grocery"` (to be fetched once) or `"folder"` (your own images).
+        name: `"kanji"` (built in, drawn at first use), `"omniglot"`, `"grocery"`, `"cub200"`,
+            `"cars196"`, `"cars196-half"` or `"sop"` (to be fetched once) or `"folder"` (your own
+            images).
         data_root: the folder that holds the images. `"folder"` needs it, `"kanji"` has none, and
             all others look in `data/NAME` without it.
         options: see `load` in the module of that name.

@@ -76,18 +76,34 @@ def _read(data_root: str | Path, partial: bool = False, boxes: bool = False) -> 
         meta = _mat(found, "cars_meta.mat")
         annotated = [split for split in SPLITS if _find(root, split[0])]
         for mat, folder, n_images in (partial and annotated) or SPLITS:
-            inner = root / folder / folder  # some copies unpack one folder deeper
-            images = inner if inner.is_dir() else root / folder
-            _add(found, mat, images, "fname", n_images, boxes)
+            _add(found, mat, _images(root, folder), "fname", n_images, boxes)
     else:
         meta = _add(found, "cars_annos.mat", root, "relative_im_path", N_IMAGES, boxes)
+    _name_classes(found, meta)
+    return found
+
+
+def read_half(found: Annotations) -> Annotations:
+    """The annotations of the training half alone, added to `found`, with the boxes of the cars."""
+    mat, folder, n_images = SPLITS[0]
+    _name_classes(found, _mat(found, "cars_meta.mat"))
+    _add(found, mat, _images(found.root, folder), "fname", n_images, boxes=True)
+    return found
+
+
+def _images(root: Path, folder: str) -> Path:
+    """Where the photographs of a half are; some copies unpack one folder deeper."""
+    inner = root / folder / folder
+    return inner if inner.is_dir() else root / folder
+
+
+def _name_classes(found: Annotations, meta: dict) -> None:
     found.class_names = [str(name).strip() for name in np.atleast_1d(meta.get("class_names", ()))]
     if meta and len(found.class_names) != N_CLASSES:
         found.problems["label"].append(
             f"class_names: found {len(found.class_names)}, expected {N_CLASSES}"
         )
     found.class_names += ["?"] * (N_CLASSES - len(found.class_names))
-    return found
 
 
 def _find(root: Path, name: str) -> Path | None:

@@ -38,7 +38,7 @@ def load(data_root: str | Path, size: int = 32) -> Dataset:
         )
     check_size(size, 8)
     images, labels, class_names, problems = [], [], [], []
-    for folder, files in _leaves(root, problems):
+    for folder, files in leaves(root, problems):
         class_names.append(printable(folder.relative_to(root).as_posix()))
         for file in files:
             try:
@@ -86,7 +86,7 @@ def walk(root: Path, problems: list[str]) -> Iterator[tuple[Path, list[str], lis
         )
 
 
-def _leaves(root: Path, problems: list[str]) -> Iterator[tuple[Path, list[Path]]]:
+def leaves(root: Path, problems: list[str]) -> Iterator[tuple[Path, list[Path]]]:
     """(folder, its files) in the order of the paths; what does not fit goes to `problems`."""
     for folder, folders, files in sorted(walk(root, problems), key=lambda found: str(found[0])):
         if folders:

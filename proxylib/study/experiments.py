@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from proxylib.study.methods import BENCHMARK
+from proxylib.study.methods import BENCHMARK, REFERENCES
 from proxylib.study.runs import RunConfig
+from proxylib.study.runs.execution import starting_network
+from proxylib.study.runs.trunk import features, through_trunk
 from proxylib.study.settings import (
     BATCH,
     Presets,
@@ -84,8 +86,12 @@ class Study:
         return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
 
     def benchmark(self, start: str = "random") -> list[RunConfig]:
-        """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2."""
-        return [run for name in BENCHMARK for run in self.runs(name, start)]
+        """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2.
+
+        Where a pre-trained network is trained, the references are there, too.
+        """
+        names = BENCHMARK if self.recipe == "study" else (*BENCHMARK, *REFERENCES)
+        return [run for name in names for run in self.runs(name, start)]
 
     def static(self, ratios: Iterable[float]) -> list[RunConfig]:
         """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""
@@ -112,6 +118,19 @@ class Study:
             ]
             for norms, options in NORMS.items()
         }
+
+
+def pretrained_features(config: RunConfig) -> Tensor:
+    """The features (N, F) of the evaluation classes that a pre-trained network brings along.
+
+    Of unit length, from the network that the run starts with, just before its embedding layer.
+    """
+    _, test = config.data()
+    model = starting_network(config, test.images).to(memory_format=torch.channels_last)
+    if config.frozen:
+        test = through_trunk(model, config.frozen, test)
+        model = model.tail(config.frozen)
+    return functional.normalize(features(model, test.images))
 
 
 def raw_pixels(images, side: int = 32) -> Tensor:

@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet
+from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet, Softmax
 from proxylib.dynamic import DynamicProxyLoss
 from proxylib.losses import Loss, mean_contrastive_loss, mean_triplet_loss, nca_loss
 from proxylib.objectives import Objective, ProxyLoss
@@ -45,7 +45,7 @@ class Method:
     """How to train by a method. Whatever a run does not say comes from here."""
 
     label: str  # name for figures and tables
-    # Called with (labels, **options), or (labels, dim, generator, **options) if it has proxies.
+    # Called with the labels, with `dim` and `generator` if it takes them, and with the options.
     objective: Callable[..., Objective]
     loss: Loss | None  # of the objective, one of losses.py; None if it has none to choose
     color: int  # in all figures, a place in the palette
@@ -54,6 +54,7 @@ class Method:
     # Options whose default is another than that of the objective and the loss.
     defaults: Mapping[str, object] = field(default_factory=dict)
     has_proxies: bool = False  # it learns proxies; else it is a baseline
+    is_reference: bool = False  # in the benchmark only where a pre-trained network is trained
     # From which networks it is tuned; only those that a random start suits are in the benchmark.
     starts: tuple[str, ...] = ("random", "pretrained")
     lr: float = 1e-3  # learning rate of the network
@@ -140,6 +141,7 @@ proxies_by_label.__signature__ = inspect.Signature([*_own, *_passed])
 PROXY_LR = Axis(("proxy_lr",), (0.005, 0.02, 0.05, 0.1, 0.2, 0.4))
 _NORMS = Axis(("embedding_norm", "proxy_norm"), (1.0, 2.0, 3.0, 4.0, 6.0))
 _NORM = Axis(("embedding_norm",), (1.0, 2.0, 3.0, 4.0, 6.0))
+_WEIGHT_DECAY = Axis(("weight_decay",), (0.0, 1e-4, 1e-3))
 _PER_CLASS = Axis(("per_class",), (2, 4, 8))
 
 # Defaults were chosen on the tuning characters of kanji, batch 32, 3,000 steps, one seed: with and
@@ -204,8 +206,30 @@ METHODS: dict[str, Method] = {
         mean_contrastive_loss,
         7,
         "X",
-        (Axis(("margin",), (0.35, 0.7, 1.0, 1.4)), _PER_CLASS),
+        (Axis(("margin",), (0.35, 0.7, 1.0, 1.4)), Axis(("pull",), (0.03, 0.1, 0.3, 1.0))),
         {"embedding_norm": 1.0},
+    ),
+    # As the patent trained: lengths are learned too.
+    "proxy_nca_free": Method(
+        "Proxy-NCA, free norms",
+        proxies_by_label,
+        nca_loss,
+        9,
+        "h",
+        (PROXY_LR, _WEIGHT_DECAY),
+        has_proxies=True,
+        is_reference=True,
+    ),
+    "softmax": Method(
+        "Softmax",
+        Softmax,
+        None,
+        8,
+        ">",
+        (Axis(("proxy_lr",), (2e-4, 1e-3, 5e-3, 2e-2)), _WEIGHT_DECAY),
+        is_reference=True,
+        starts=("random",),
+        proxy_lr=1e-3,
     ),
     # From triplets without labels and a pre-trained start; what makes it work is seen in 06.
     "dynamic": Method(
@@ -230,7 +254,8 @@ LOWEST = {
     **dict.fromkeys(("margin", "l2", "gamma", "n_triplets", "reassign_every"), (0, True)),
     **{"per_class": (2, True), "n_triplet_negatives": (1, True), "n_negatives": (1, True)},
 }
-BENCHMARK = tuple(name for name, method in METHODS.items() if "random" in method.starts)
+REFERENCES = tuple(name for name, method in METHODS.items() if method.is_reference)
+BENCHMARK = tuple(n for n, m in METHODS.items() if "random" in m.starts and not m.is_reference)
 BASELINES = tuple(name for name in BENCHMARK if not METHODS[name].has_proxies)
 
 
@@ -295,5 +320,7 @@ def build_objective(
     if entry.loss:
         own = {name: options.pop(name) for name in _keywords(entry.loss)}
         options["loss"] = partial(entry.loss, **own)
-    proxies = (dim, generator) if entry.has_proxies else ()
-    return entry.objective(labels, *proxies, **options)
+    takes = inspect.signature(entry.objective).parameters
+    given = {"dim": dim, "generator": generator}
+    options |= {name: value for name, value in given.items() if name in takes}
+    return entry.objective(labels, **options)

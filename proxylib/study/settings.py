@@ -19,7 +19,10 @@ RATES = ("lr", "proxy_lr")
 SHARED = ("batch_size", *RATES, "augment", "batch_norm")  # settings that every method has
 Presets = Mapping[str, Mapping[str, Mapping[str, object]]]  # start → method → settings
 
-PHOTOS = ("cub200", "cars196", "sop")
+# The recipe for a data set where none is asked for; "study" for all others.
+USUAL = {**dict.fromkeys(("cub200", "cars196", "sop"), "patent"), "cars196-half": "photos"}
+USUAL |= {"grocery": "photos"}
+SIZES = {**dict.fromkeys(("cub200", "cars196", "sop"), 256), "cars196-half": 128}  # defaults
 # How a network is trained: fields of `RunConfig` and options. Photographs come in 256×256 pixels,
 # for `photos` in 128×128; the crops are what the network sees. The learning rates are ours and were
 # not tuned.
@@ -65,8 +68,11 @@ RECIPES: dict[str, dict[str, object]] = {
 
 
 def default_recipe(dataset: str) -> str:
-    """`"patent"` for the patent's own data sets, else `"study"`."""
-    return "patent" if dataset in PHOTOS else "study"
+    """`"patent"` for the patent's own data sets, `"photos"` for the small ones of photographs.
+
+    All others, a user's `folder` too, take `"study"`.
+    """
+    return USUAL.get(dataset, "study")
 
 
 def recipe_settings(recipe: str, method: str) -> dict[str, object]:
@@ -87,7 +93,7 @@ def recipe_settings(recipe: str, method: str) -> dict[str, object]:
 def image_size(recipe: str, dataset: str) -> dict[str, object]:
     """Option of a data set for images as large as the recipe's network takes, in pixels."""
     size = {"study": 32, "photos": 128}.get(recipe, 256)
-    return {} if size == (256 if dataset in PHOTOS else 32) else {"size": size}
+    return {} if size == SIZES.get(dataset, 32) else {"size": size}
 
 
 def resolve(
@@ -214,7 +220,12 @@ def read_presets(path: Path | None) -> Presets:
             f"got {', '.join(unknown) or 'neither'}"
         )
     presets = {start: found.get(start) or {} for start in STARTS}
-    wanted = {(s, n) for s in STARTS for n, m in METHODS.items() if s in m.starts}
+    wanted = {
+        (start, name)
+        for name, method in METHODS.items()
+        if not method.is_reference
+        for start in method.starts
+    }
     if missing := wanted - {(s, n) for s, names in presets.items() for n in names}:
         untuned = ", ".join(f"{name} ({start})" for start, name in sorted(missing))
         warnings.warn(f"{path}: not tuned, so with default settings: {untuned}", stacklevel=2)

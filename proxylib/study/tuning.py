@@ -24,22 +24,21 @@ _BATCH_NORM = Axis(("batch_norm",), (False, True), 1)
 _PHOTOS = (
     Axis(("lr",), (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4)),
     Axis(("embedding_start",), ("pca", "random"), 1),
-    Axis(("flip",), (False, True), 1),
     Axis(("dropout",), (0.0, 0.2, 0.5)),
-    Axis(("weight_decay",), (0.0, 1e-4, 1e-3)),
 )
 
 
 def axes(start: str, recipe: str = "study") -> dict[str, tuple[Axis, ...]]:
     """Method → its axes in the order they are walked; as many tries for each method."""
-    photos = recipe == "photos"
-    shared = _PHOTOS if photos else (_LR, _AUGMENT)
+    shared = _PHOTOS if recipe == "photos" else (_LR, _AUGMENT)
     return {
-        name: (_BATCH, method.axes[0], *shared, *[_BATCH_NORM] * photos, method.axes[1])
+        name: (_BATCH, method.axes[0], *shared, _BATCH_NORM, method.axes[1])
         if start == "random"
         else (_BATCH_NORM, *shared, method.axes[0])
         for name, method in METHODS.items()
         if start in method.starts
+        # A recipe with one start of its own: all have walked from it, but for these.
+        and (start == "random" or recipe == "study" or "random" not in method.starts)
     }
 
 
@@ -76,13 +75,14 @@ def tune(
     budget: int,
     start: str = "random",
     n_axes: int | None = None,
+    passes: int = 1,
     jobs: int = -1,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Walk each method's axes, one after the other, keeping a value where it is better.
 
-    All methods walk side by side. The criterion is Recall@1 at the end of the run; a run that
-    diverges counts as 0.
+    All methods walk side by side, `passes` times over their axes. The criterion is Recall@1 at
+    the end of the run; a run that diverges counts as 0.
 
     Args:
         base: arguments of `resolve` for all runs: data, split, recipe, seed.
@@ -90,23 +90,26 @@ def tune(
         budget: of each run, in batches of 32.
         start: `"random"` or `"pretrained"`, see `axes`.
         n_axes: walk only so many axes of each method; None = all.
+        passes: how many times the axes are walked; each pass begins where the last one ended.
 
     Returns:
-        One row per run: `method`, `axis` (empty for the start), `settings` (a dict),
-        `recall_at_1`, `diverged`, and `chosen`, true for the best of each method.
+        One row per run: `method`, `round` (from 1; 0 for the start), `axis` (empty for the start),
+        `settings` (a dict), `recall_at_1`, `diverged`, and `chosen`, true for the best of each
+        method.
     """
     walked = axes(start, base.get("recipe") or default_recipe(base.get("dataset", "kanji")))
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows, winner = [], {}
     fixed = {**base, "start": start, "budget": budget, "eval_every": 0}
-    for stage in range(-1, max(len(walked[name][:n_axes]) for name in now)):
+    stages = max(len(walked[name][:n_axes]) for name in now)
+    for stage in range(-1, passes * stages):
         trials = []
         for name, settings in now.items():
             if stage < 0:
                 trials.append((name, "", settings))
                 continue
-            axis = walked[name][stage]
+            axis = walked[name][stage % stages]
             for new in axis.alternatives(settings):
                 if axis is _BATCH:
                     new = at_batch(settings, new["batch_size"])
@@ -118,7 +121,7 @@ def tune(
             recall = 0.0 if diverged else result.metrics["recall_at_1"]
             if recall > best.get(name, -1.0):
                 best[name], now[name], winner[name] = recall, new, len(rows)
-            rows.append((name, axis, new, recall, diverged))
-    columns = ["method", "axis", "settings", "recall_at_1", "diverged"]
+            rows.append((name, stage // stages + 1, axis, new, recall, diverged))
+    columns = ["method", "round", "axis", "settings", "recall_at_1", "diverged"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(chosen=table.index.isin(winner.values()))

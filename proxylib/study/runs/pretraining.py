@@ -1,38 +1,17 @@
 """A network that has learned to tell other things apart, to start from."""
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from proxylib.baselines import Softmax
 from proxylib.datasets import Dataset, load
 from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.models import ConvNet
-from proxylib.objectives import Objective
-from proxylib.samplers import Stream, anchor_batches
 from proxylib.study.runs import distributed
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.loading import Batches
 from proxylib.training import train
-
-
-class Classification(Objective):
-    """Softmax cross-entropy of a linear classifier on the embedding: plain pre-training.
-
-    Args:
-        labels: (N,) int64 labels of the training points.
-        dim: D, width of the embedding.
-    """
-
-    def __init__(self, labels: Tensor, dim: int):
-        super().__init__(labels)
-        self.classifier = nn.Linear(dim, int(labels.max()) + 1)
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Stream:
-        return anchor_batches(self.labels.cpu(), batch_size, generator)
-
-    def forward(self, embeddings: Tensor, points: Tensor, *_: Tensor) -> Tensor:
-        return functional.cross_entropy(self.classifier(embeddings), self.labels[points])
 
 
 def pretrained_model(
@@ -74,7 +53,7 @@ def _pretrain(
         with torch.random.fork_rng(devices=[]), distributed.alone():
             torch.manual_seed(0)
             model = ConvNet(channels, size, dim, batch_norm=batch_norm).normalize_like(images)
-            objective = Classification(data.labels, dim)
+            objective = Softmax(data.labels, dim)
             generator = torch.Generator().manual_seed(0)
             batches = Batches(objective, images, 32, generator, Augmentation(affine=True))
             optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-3)

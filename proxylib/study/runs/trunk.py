@@ -120,6 +120,19 @@ def start_at_means(objective: ProxyLoss, embeddings: Tensor) -> None:
     objective.proxies.copy_(means)
 
 
+def features(model: Backbone, images, workers: int = 0) -> Tensor:
+    """(N, F) float32: what the network makes of the images just before its embedding layer."""
+    seen = []
+    hook = model.embedding_layer().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].cpu())
+    )
+    try:
+        embed(model, images, workers=workers)
+    finally:
+        hook.remove()
+    return distributed.gather_rows(torch.cat(seen))
+
+
 @torch.no_grad()
 def start_at_pca(model: Backbone, images, workers: int = 0) -> None:
     """Let the embedding be the principal components of the features, centred.
@@ -131,14 +144,9 @@ def start_at_pca(model: Backbone, images, workers: int = 0) -> None:
         model: its last layer is changed.
         images: of the training classes, as the model takes them, see `loading.read`.
     """
-    layer, seen = model.embedding_layer(), []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].cpu()))
-    try:
-        embed(model, images, workers=workers)
-    finally:
-        hook.remove()
-    features = distributed.gather_rows(torch.cat(seen)).double().numpy()
-    n = min(model.dim, *features.shape)
-    pca = PCA(n, svd_solver="covariance_eigh").fit(features)
+    layer = model.embedding_layer()
+    known = features(model, images, workers).double().numpy()
+    n = min(model.dim, *known.shape)
+    pca = PCA(n, svd_solver="covariance_eigh").fit(known)
     layer.weight[:n] = torch.from_numpy(pca.components_)
     layer.bias.copy_(-layer.weight @ torch.from_numpy(pca.mean_).to(layer.weight))
