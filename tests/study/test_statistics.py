@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,21 +18,30 @@ from proxylib.study.claims.statistics import (
 
 def test_interval():
     mean, low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert mean == 3 and 1 < low < 3 < high < 5
+    assert mean == 3 and low == pytest.approx(3 - 2.776445 * 2.5**0.5 / 5**0.5, abs=1e-6)
+    assert high == pytest.approx(6 - low)
     assert interval([1.0, 2.0, 3.0, 4.0, 5.0]) == (mean, low, high)
     assert interval([0.1, 0.1, 0.1]) == (0.1, 0.1, 0.1)
-    assert interval([2.0])[0] == 2 and all(map(math.isnan, interval([2.0])[1:]))
+    for few in ([2.0], [1.0, 3.0]):
+        assert interval(few)[0] == 2 and all(map(math.isnan, interval(few)[1:]))
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="expected finite values"):
             interval(bad)
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_an_interval_covers_the_mean_as_often_as_it_says(n):
+    draws = np.random.default_rng(0).normal(size=(4000, n))
+    covered = [low <= 0 <= high for _, low, high in map(interval, draws)]
+    assert 0.94 < np.mean(covered) < 0.96
 
 
 def test_an_interval_shows_itself():
     assert Interval(1.234, -0.5, 3.0).show() == "+1.23 points (−0.50 to 3.00)"
     assert Interval(1.234, 1.0, 3.0).show("", sign="") == "1.23 (1.00 to 3.00)"
     alone = interval([2.0])
-    assert alone.is_unknown and not interval([2.0, 2.0]).is_unknown
-    assert alone.show("%", sign="") == "2.00 % (one seed)"
+    assert alone.is_unknown and not interval([2.0, 2.0, 2.0]).is_unknown
+    assert alone.show("%", sign="") == "2.00 % (fewer than 3 seeds)"
 
 
 def test_paired_difference_pairs_by_seed_not_by_row():
@@ -59,7 +69,7 @@ def test_times_to_has_a_row_for_every_run():
 def test_show_interval():
     assert show_interval([-1.0]) == "−1.0"
     assert show_interval([-0.01]) == "0.0"
-    assert show_interval([1.0, 1.0], 2) == "1.00 (1.00 to 1.00)"
+    assert show_interval([1.0, 1.0, 1.0], 2) == "1.00 (1.00 to 1.00)"
 
 
 def test_time_to_interpolates():

@@ -39,8 +39,9 @@ def c8(bounds: pd.DataFrame) -> Finding:
     "C9",
     statement="The bound gets tighter while training converges.",
     source="section 1, second contribution",
-    rule="Reproduced if in every run (norms, seed) the mean slack of both corrected bounds, NCA "
-    "and triplet, is smaller after training than before.",
+    rule="The mean slack of the corrected bounds after training against that before, for the NCA "
+    "and the triplet bound apart: reproduced if both are tighter in every run (norms, seed), "
+    "partly if only one is.",
     likely_cause="The slack is mostly the term for ε, the error of the worst served point, and one "
     "point suffices to keep it large.",
 )
@@ -50,17 +51,20 @@ def c9(bounds: pd.DataFrame) -> Finding:
     runs = bounds.sort_values("step").groupby(["norms", "seed"])
     _check_steps(runs["step"].agg(tuple))
     start, end = runs[slack].first(), runs[slack].last()
-    tighter = (end < start).all(axis=1)
+    tighter = end < start
     effect = interval(100 * (1 - end / start).mean(axis=1).groupby(level="seed").mean())
-    means = ", ".join(
-        f"{label} {start[key].mean():.2f} → {end[key].mean():.2f}"
+    each = "; ".join(
+        f"{label}: tighter at the end in {tighter[key].sum()} of {len(tighter)} runs, mean slack "
+        f"{start[key].mean():.2f} → {end[key].mean():.2f}"
         for label, key in zip(("NCA", "triplet"), slack, strict=True)
     )
     evidence = (
-        f"Both bounds are tighter at the end in {tighter.sum()} of {len(tighter)} runs; "
-        f"mean slack: {means}; it falls by {effect.show('%', sign='')}."
+        f"{each}. Of the slack, {effect.show('%', sign='')} is gone and "
+        f"{100 - effect.mean:.2f} % is left."
     )
-    return Finding(evidence, verdict_of(tighter.all()), effect, "% less slack than at the start")
+    every = tighter.all()
+    verdict = verdict_of(every.all(), every.any())
+    return Finding(evidence, verdict, effect, "% less slack than at the start")
 
 
 def _check(bounds: pd.DataFrame, *columns: str) -> None:

@@ -4,21 +4,39 @@
 `Claim` is the outcome: the words and the finding together, as they are shown and saved.
 """
 
+import hashlib
 import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from proxylib.study.claims.statistics import Interval
+from proxylib.datasets.code import code_of
+from proxylib.study.claims.statistics import LEAST, Interval
 
 REPRODUCED, PARTLY = "reproduced", "partly reproduced"
 NOT_REPRODUCED, NOT_TESTED = "not reproduced", "not tested"
 NO_EFFECT = Interval(math.nan, math.nan, math.nan)
+EDITION = 2  # of the rules; the history has the first one
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The Proxy-NCA that a claim is judged for."""
+
+    letter: str  # at the end of the claim's id
+    method: str  # in the registry
+    norms: str  # in the tables of sweeps
+    words: str
+
+
+PATENTED = Variant("a", "proxy_nca_free", "free", "free norms, as the patent trained")
+FIXED = Variant("b", "proxy_nca", "fixed", "fixed norms, our variation")
 
 
 @dataclass(frozen=True)
@@ -26,12 +44,12 @@ class Claim:
     """A claim of the patent with its verdict.
 
     Attributes:
-        id: C1 … C12; C1b, C6a and C6b too.
+        id: C1 … C12, and C2p and C6s; up to C7 once with an `a` at the end and once with a `b`.
         statement: what the patent says. source: where it says so.
         rule: when it counts as reproduced, or as partly reproduced; fixed before the runs.
         evidence: what was measured, in one sentence.
         effect, unit: the number that the rule is about; NaN if there is none.
-        low, high: its 95 % interval over the seeds; NaN with one seed, and for a count.
+        low, high: its 95 % interval over the seeds; NaN with too few seeds, and for a count.
         verdict: reproduced, partly reproduced, not reproduced or not tested.
         likely_cause: a hypothesis why it did not reproduce (in full); else empty.
     """
@@ -98,8 +116,46 @@ def claim(
     return lambda find: Record(id, statement, source, rule, likely_cause, find)
 
 
-def verdict_of(reproduced: bool, partly: bool = False) -> str:
+def twice(
+    id: str, *, statement: str, source: str, rule: str, likely_cause: str
+) -> Callable[[Callable[..., Finding]], tuple[Record, Record]]:
+    """Like `claim`, but two records: the function's first parameter is the `Variant` judged."""
+
+    def records(find: Callable[..., Finding]) -> tuple[Record, Record]:
+        return tuple(
+            Record(
+                id + own.letter,
+                f"{statement.removesuffix('.')} ({own.words}).",
+                source,
+                rule,
+                likely_cause,
+                partial(find, own),
+            )
+            for own in (PATENTED, FIXED)
+        )
+
+    return records
+
+
+def verdict_of(reproduced: bool, partly: bool = False, *, known: bool = True) -> str:
+    """The verdict; not tested if what decides is not known, as with too few seeds."""
+    if not known:
+        return NOT_TESTED
     return REPRODUCED if reproduced else PARTLY if partly else NOT_REPRODUCED
+
+
+def no_runs(what: str) -> Finding:
+    return Finding(f"No runs: {what}.", NOT_TESTED, unit="")
+
+
+def hash_of_rules(records: Iterable[Record]) -> str:
+    """Hash of the words of all records and of the code that judges, as in every `claims.json`."""
+    digest = hashlib.sha256(f"edition {EDITION}, {LEAST} seeds".encode())
+    for record in records:
+        find = getattr(record.find, "func", record.find)
+        digest.update(repr((record.id, record.statement, record.source, record.rule)).encode())
+        digest.update(code_of(find).encode())
+    return digest.hexdigest()[:16]
 
 
 def ledger(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -120,15 +176,16 @@ def ledger(claims: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("claim")
 
 
-def save_claims(claims: Sequence[Claim], path: Path, source: dict) -> None:
-    """Write the claims and their provenance as JSON, `{"claims": […], "provenance": {…}}`.
+def save_claims(claims: Sequence[Claim], path: Path, source: dict, rules: str) -> None:
+    """Write claims, edition and hash of the rules, and provenance as JSON.
 
     Args:
         path: the file, `claims.json` by custom. NaN becomes null there, as JSON has no NaN.
         source: from `figures.provenance`.
+        rules: see `hash_of_rules`.
     """
     rows = pd.DataFrame(claims).astype(object).replace({math.nan: None}).to_dict("records")
-    content = {"claims": rows, "provenance": source}
+    content = {"edition": EDITION, "rules": rules, "claims": rows, "provenance": source}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")

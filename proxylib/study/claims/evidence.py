@@ -1,5 +1,7 @@
 """What judging functions of several subjects share: checks of their tables, and differences."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from proxylib.study.claims.statistics import Interval, finals, interval, paired_difference, require
@@ -7,7 +9,7 @@ from proxylib.study.claims.statistics import Interval, finals, interval, paired_
 
 def check_benchmark(benchmark: pd.DataFrame) -> None:
     """Refuse a benchmark table that lacks what its claims need, or whose budgets differ."""
-    columns = ("method", "seed", "step", "samples", "seconds", "recall_at_1")
+    columns = ("method", "seed", "step", "samples", "recall_at_1")
     require(benchmark, "benchmark", *columns)
     check_single(benchmark, "benchmark", "method")
     budget = benchmark.groupby(["method", "seed"])["samples"].max()
@@ -46,3 +48,17 @@ def gap_between(
 
 def show_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
+
+
+def seconds_from(benchmark: pd.DataFrame, milliseconds: Mapping[str, float]) -> pd.DataFrame:
+    """The table with `seconds` as steps × the milliseconds of a step, measured one at a time.
+
+    Training runs share the machine with others, so the seconds that they took say little. A method
+    without such a measurement gets NaN.
+
+    Args:
+        benchmark: a history of several methods, see `judge`.
+        milliseconds: method → what a step took on an idle machine (`A2_speed`).
+    """
+    each = benchmark["method"].map(dict(milliseconds)).astype(float)
+    return benchmark.assign(seconds=benchmark["step"] * each / 1000)
