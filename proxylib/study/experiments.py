@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from proxylib.study.methods import BENCHMARK, REFERENCES
+from proxylib.datasets.paths import PROJECT
+from proxylib.study.methods import BASELINES, BENCHMARK, REFERENCES
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.execution import starting_network
 from proxylib.study.runs.trunk import features, through_trunk
@@ -67,6 +69,11 @@ class Study:
         """Where the settings are from; None if nothing was tuned."""
         return find_presets(self.dataset, self.presets, self.recipe)
 
+    @property
+    def presets_name(self) -> str:
+        """The name of that file, for the provenance."""
+        return self.presets_file.name if self.presets_file else "defaults"
+
     @cached_property
     def settings(self) -> Presets:
         """Tuned settings by start and method."""
@@ -93,16 +100,28 @@ class Study:
         names = BENCHMARK if self.recipe == "study" else (*BENCHMARK, *REFERENCES)
         return [run for name in names for run in self.runs(name, start)]
 
-    def static(self, ratios: Iterable[float]) -> list[RunConfig]:
-        """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""
-        return [run for ratio in ratios for run in self.runs("proxy_nca", ratio=float(ratio))]
+    def baselines(self, batch_norm: bool) -> list[RunConfig]:
+        """The baselines from the very start of `dynamic`, with or without batch norm."""
+        return [
+            run
+            for name in BASELINES
+            for run in self.runs(name, "pretrained", batch_norm=batch_norm)
+        ]
 
-    def dynamic(self, ratios: Iterable[float], **changes: object) -> list[RunConfig]:
+    def static(self, ratios: Iterable[float], norms: str = "fixed") -> list[RunConfig]:
+        """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""
+        name = {"fixed": "proxy_nca", "free": "proxy_nca_free"}[norms]
+        return [run for ratio in ratios for run in self.runs(name, ratio=float(ratio))]
+
+    def dynamic(
+        self, ratios: Iterable[float], norms: str = "fixed", **changes: object
+    ) -> list[RunConfig]:
         """Method 1000 from triplets without labels, from the pre-trained start (FIG. 7)."""
+        name = {"fixed": "dynamic", "free": "dynamic_free"}[norms]
         return [
             run
             for ratio in ratios
-            for run in self.runs("dynamic", "pretrained", ratio=float(ratio), **changes)
+            for run in self.runs(name, "pretrained", ratio=float(ratio), **changes)
         ]
 
     def bounds(self) -> dict[str, list[RunConfig]]:
@@ -118,6 +137,21 @@ class Study:
             ]
             for norms, options in NORMS.items()
         }
+
+
+def milliseconds_a_step(configs: Iterable[RunConfig]) -> dict[str, float]:
+    """Method → what a step takes, measured alone on an idle machine (`A2_speed`, full tier).
+
+    From the project's committed results for the data set of the runs; without those that were not
+    measured at the batch size of the runs.
+    """
+    configs = list(configs)
+    file = PROJECT / "figures" / f"{configs[0].dataset}-full" / "A2_speed-steps.csv"
+    if not file.is_file():
+        return {}
+    measured = pd.read_csv(file).set_index(["method", "batch"])["ms a step"]
+    runs = {(config.method, config.batch_size) for config in configs}
+    return {method: measured[method, size] for method, size in runs & {*measured.index}}
 
 
 def pretrained_features(config: RunConfig) -> Tensor:

@@ -142,6 +142,9 @@ PROXY_LR = Axis(("proxy_lr",), (0.005, 0.02, 0.05, 0.1, 0.2, 0.4))
 _NORMS = Axis(("embedding_norm", "proxy_norm"), (1.0, 2.0, 3.0, 4.0, 6.0))
 _NORM = Axis(("embedding_norm",), (1.0, 2.0, 3.0, 4.0, 6.0))
 _WEIGHT_DECAY = Axis(("weight_decay",), (0.0, 1e-4, 1e-3))
+_FREE = {"embedding_norm": None, "proxy_norm": None}
+_DYNAMIC = {"assignment": "dynamic", "n_triplets": 64_000, "reassign_every": 25}
+_DYNAMIC |= {"restart_dead": True}
 _PER_CLASS = Axis(("per_class",), (2, 4, 8))
 
 # Defaults were chosen on the tuning characters of kanji, batch 32, 3,000 steps, one seed: with and
@@ -151,6 +154,17 @@ _PER_CLASS = Axis(("per_class",), (2, 4, 8))
 METHODS: dict[str, Method] = {
     "proxy_nca": Method(
         "Proxy-NCA", proxies_by_label, nca_loss, 0, "o", (_NORMS, PROXY_LR), has_proxies=True
+    ),
+    # As the patent trained: lengths are learned, too.
+    "proxy_nca_free": Method(
+        "Proxy-NCA, free norms",
+        proxies_by_label,
+        nca_loss,
+        9,
+        "h",
+        (PROXY_LR, _WEIGHT_DECAY),
+        _FREE,
+        has_proxies=True,
     ),
     "proxy_triplet": Method(
         "Proxy-Triplet",
@@ -209,17 +223,6 @@ METHODS: dict[str, Method] = {
         (Axis(("margin",), (0.35, 0.7, 1.0, 1.4)), Axis(("pull",), (0.03, 0.1, 0.3, 1.0))),
         {"embedding_norm": 1.0},
     ),
-    # As the patent trained: lengths are learned too.
-    "proxy_nca_free": Method(
-        "Proxy-NCA, free norms",
-        proxies_by_label,
-        nca_loss,
-        9,
-        "h",
-        (PROXY_LR, _WEIGHT_DECAY),
-        has_proxies=True,
-        is_reference=True,
-    ),
     "softmax": Method(
         "Softmax",
         Softmax,
@@ -239,7 +242,21 @@ METHODS: dict[str, Method] = {
         0,
         "o",
         (PROXY_LR,),
-        {"assignment": "dynamic", "n_triplets": 64_000, "reassign_every": 25, "restart_dead": True},
+        _DYNAMIC,
+        has_proxies=True,
+        starts=("pretrained",),
+        proxy_lr=0.02,
+        augment=False,
+        batch_norm=True,
+    ),
+    "dynamic_free": Method(
+        "Proxy-NCA, dynamic, free norms",
+        proxies_by_label,
+        nca_loss,
+        9,
+        "h",
+        (PROXY_LR,),
+        _DYNAMIC | _FREE,
         has_proxies=True,
         starts=("pretrained",),
         proxy_lr=0.02,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from proxylib import datasets
+from proxylib.study.experiments import NORMS
 from proxylib.study.methods import METHODS
 from proxylib.study.settings import RECIPES
 from proxylib.study.yaml_files import parse_yaml
@@ -61,8 +62,12 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     ),
     "recipe": _among("", *RECIPES),
     "seeds": _seeds,
+    "sweep_seeds": (_all(_whole(0, 2**32 - 1), empty=True), f"{_seeds[1]}; or an empty list"),
+    "norms": (_all(lambda value: value in NORMS), "a list of 'fixed', 'free' or both"),
     "distortion_seeds": _seeds,
-    **dict.fromkeys(("steps", "steps_pretrained", "dynamic_steps", "bound_steps"), _budget),
+    **dict.fromkeys(
+        ("steps", "steps_pretrained", "dynamic_steps", "bound_steps", "passes"), _budget
+    ),
     "batch_size": (_whole(2), "a whole number, 2 or more"),
     "jobs": (lambda value: value == -1 or _whole(1)(value), "1 or more, or -1 for one per core"),
     "ratios": _ratios,

@@ -53,7 +53,8 @@ def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[s
     settings = {name: dict(values) for name, values in chosen["random"].items()}
     for name in axes("pretrained", recipe).keys() - settings.keys():  # begins as the one it varies
         method = METHODS[name]
-        begin = at_batch(chosen["random"]["proxy_nca"], method.batch_size)
+        free = "_free" * (method.options["proxy_norm"] is None)
+        begin = at_batch(chosen["random"][f"proxy_nca{free}"], method.batch_size)
         own = {n: getattr(method, n) for n in ("proxy_lr", "augment", "batch_norm")}
         settings[name] = {**begin, **method.defaults, **own}
     return settings
