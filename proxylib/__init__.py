@@ -24,7 +24,6 @@ from proxylib.bounds import (
     nca_bound,
     proxy_errors,
     ranking_bound,
-    tight_example,
     triplet_bound,
 )
 from proxylib.distances import pairwise_distance, rescale
@@ -59,5 +58,5 @@ __all__ += ["assign_by_label", "assign_nearest", "assign_random", "assign_static
 __all__ += ["bound_statistics", "contrastive_loss", "embed", "expected_ranking_bound"]
 __all__ += ["init_proxies", "mean_contrastive_loss", "mean_triplet_loss", "nca_bound", "nca_loss"]
 __all__ += ["nearest_neighbors", "nmi", "pairwise_distance", "proxy_errors", "ranking_bound"]
-__all__ += ["ranking_loss", "recall_at_k", "rescale", "tight_example", "train", "triplet_bound"]
+__all__ += ["ranking_loss", "recall_at_k", "rescale", "train", "triplet_bound"]
 __all__ += ["triplet_loss"]

@@ -78,8 +78,8 @@ class InstanceLoss(BatchObjective):
     def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         distances = pairwise_distance(embeddings, embeddings, self.squared)  # (B, B)
         anchor, positive = positive_pairs(labels)  # (M,), (M,)
-        mask = (labels[:, None] != labels)[anchor]  # (M, B)
-        losses = self.loss(distances[anchor, positive], distances[anchor], mask)
+        mask = (labels[:, None] != labels).index_select(0, anchor)  # (M, B)
+        losses = self.loss(distances[anchor, positive], distances.index_select(0, anchor), mask)
         return mean_over_anchors(losses, mask)
 
 
@@ -102,8 +102,8 @@ class SemiHardTriplet(BatchObjective):
     def batch_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         distances = pairwise_distance(embeddings, embeddings)
         anchor, positive = positive_pairs(labels)
-        d_pos, d_neg = distances[anchor, positive], distances[anchor]
-        is_negative = (labels[:, None] != labels)[anchor]
+        d_pos, d_neg = distances[anchor, positive], distances.index_select(0, anchor)
+        is_negative = (labels[:, None] != labels).index_select(0, anchor)
         is_beyond = is_negative & (d_neg > d_pos[:, None])
         nearest_beyond = d_neg.masked_fill(~is_beyond, torch.inf).argmin(1, keepdim=True)
         farthest = d_neg.masked_fill(~is_negative, -torch.inf).argmax(1, keepdim=True)

@@ -9,10 +9,8 @@ from torch import Tensor
 def rescale(points: Tensor, norm: float | None) -> Tensor:
     """Points (…, D) brought to Euclidean length `norm`; unchanged if it is None (free norms).
 
-    A zero vector has no direction: it stays zero, with a finite gradient.
-
-    Raises:
-        ValueError: a norm that is not positive and finite.
+    A zero vector has no direction: it stays zero, with a finite gradient. A norm that is not
+    positive and finite raises ValueError.
     """
     if norm is None:
         return points
@@ -36,6 +34,12 @@ def check_points(points: Tensor, name: str) -> None:
         raise ValueError(f"{int(bad.sum())} of {len(bad)} {name} are not finite: {first}")
 
 
+def raised(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type of `a`, which is raised to float32 at least."""
+    a = a.to(torch.promote_types(a.dtype, torch.float32))
+    return a, b.to(a.dtype)
+
+
 def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
     """Distances between the rows of a (B, D) and b (K, D), as one matrix product.
 
@@ -47,17 +51,14 @@ def pairwise_distance(a: Tensor, b: Tensor, squared: bool = True) -> Tensor:
 
     Returns:
         (B, K), at least float32. Rounding can leave a squared distance of equal points slightly
-        below 0; the unsquared one is cut at 1e-6, where its gradient is finite.
-
-    Raises:
-        ValueError: not two matrices of the same width.
+        below 0; the unsquared one is cut at 1e-6, where its gradient is finite. Anything but two
+        matrices of the same width raises ValueError.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(
             f"expected a (B, D) and b (K, D), got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    a = a.to(torch.promote_types(a.dtype, torch.float32))
-    b = b.to(a.dtype)
+    a, b = raised(a, b)
     norms = (a * a).sum(1, keepdim=True) + (b * b).sum(1)
     distance = torch.addmm(norms, a, b.T, alpha=-2)
     return distance if squared else distance.clamp_min(1e-12).sqrt()

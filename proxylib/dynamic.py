@@ -71,11 +71,7 @@ class DynamicProxyLoss(ProxyLoss):
         self._update_exclusive()
 
     def _follow(self, anchors: Tensor, nearest: Callable[[], Tensor]) -> None:
-        """The anchors move to their nearest proxies (1016).
-
-        So `forward` and `compare` *change* `assignment`, and with it the batch's own positives
-        and negatives.
-        """
+        """Anchors move to their nearest proxies (1016); so calls change `assignment`."""
         self.assignment[anchors] = nearest()
         self._update_exclusive()
 

@@ -17,10 +17,13 @@ rows: a CPU multiplies (T, D) by (D, B), and (T, B) by (B, D), much faster than 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from proxylib.distances import raised
 
 Negatives = Callable[[slice], Tensor]  # a part of the proxies → which are negatives, (B, T) bool
 HIDDEN = -1e30  # value of a proxy that is no negative; finite, for 0 · inf would be NaN
@@ -45,7 +48,8 @@ def fused_loss(
     """Mean of `nca_loss` or `mean_triplet_loss` over the anchors that have a negative proxy.
 
     Value and gradients are those of `ProxyLoss.compare` and `score` with squared distances, up to
-    rounding. Half precision is raised to float32, also under autocast; float64 stays.
+    rounding. Half precision is raised to float32, also under autocast; float64 stays. There is no
+    second derivative: the backward pass raises RuntimeError if one is asked for.
 
     Args:
         embeddings: (B, D) of the anchors, not rescaled.
@@ -57,28 +61,23 @@ def fused_loss(
         Scalar loss, at least float32, 0 if no anchor has a negative; number of anchors without a
         negative.
 
-    Raises:
-        RuntimeError: in the backward pass, if a second derivative is asked for.
-
     Example:
         >>> x, p = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [-5.0, 0.0]])
         >>> settings = Settings(hide_positive=True, embedding_norm=1, proxy_norm=1)
         >>> fused_loss(x, p, torch.tensor([0]), settings)  # d(x, p_y) = 0, d(x, p_z) = 4
         (tensor(-4.), 0)
     """
-    if embeddings.dtype in (torch.float16, torch.bfloat16):
-        embeddings = embeddings.float()
-    proxies, device = proxies.to(embeddings.dtype), embeddings.device.type
-    with torch.autocast(device, enabled=False):
+    embeddings, proxies = raised(embeddings, proxies)
+    device = embeddings.device.type
+    lowered = torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if lowered else nullcontext():
         return _FusedLoss.apply(embeddings, proxies, positive, settings)
 
 
 @torch.no_grad()
 def nearest_proxy(embeddings: Tensor, proxies: Tensor, settings: Settings) -> Tensor:
     """(B,) int64 nearest proxy of embeddings (B, D), of equally near ones the first."""
-    if embeddings.dtype in (torch.float16, torch.bfloat16):
-        embeddings = embeddings.float()
-    proxies = proxies.to(embeddings.dtype)
+    embeddings, proxies = raised(embeddings, proxies)
     query = _query(embeddings, settings)[0]
     found = []
     for start, stop in _edges(len(embeddings), proxies, settings.tile):
@@ -103,17 +102,19 @@ class _Tile(NamedTuple):
     part: slice  # of the proxies
     anchors: Tensor  # (R,) these anchors
     rows: Tensor  # (R,) their positives, counted from the first of the part
+    cells: Tensor  # (R,) the place of both in a (T, B) matrix laid out flat
 
 
 def _tiles(positive: Tensor, proxies: Tensor, tile: int | None) -> list[_Tile]:
     """All tiles; `positive` is (B,), the proxy of each anchor."""
-    edges = _edges(len(positive), proxies, tile)
-    if len(edges) == 1:
-        return [_Tile(slice(0, len(proxies)), torch.arange(len(positive)).to(positive), positive)]
-    tiles = []
+    edges, tiles = _edges(len(positive), proxies, tile), []
     for start, stop in edges:
-        anchors = ((positive >= start) & (positive < stop)).nonzero().squeeze(1)
-        tiles.append(_Tile(slice(start, stop), anchors, positive[anchors] - start))
+        anchors, rows = torch.arange(len(positive)).to(positive), positive
+        if len(edges) > 1:
+            anchors = ((positive >= start) & (positive < stop)).nonzero().squeeze(1)
+            rows = positive[anchors] - start
+        cells = torch.add(anchors, rows, alpha=len(positive))
+        tiles.append(_Tile(slice(start, stop), anchors, rows, cells))
     return tiles
 
 
@@ -140,7 +141,7 @@ def _values(query: Tensor, proxies: Tensor, norm: float | None) -> tuple[Tensor,
     if norm is None:
         return values.sub_(torch.linalg.vecdot(proxies, proxies)[:, None]), None
     length = torch.linalg.vector_norm(proxies, dim=1, keepdim=True)
-    if not length.all():
+    if float(length.amin()) == 0:
         # A zero vector has no direction: it stays zero, so that its ‖p̂‖² is smaller by N_p².
         zero = length == 0
         length, values = length.masked_fill(zero, 1), values.masked_fill_(zero, norm**2)
@@ -151,7 +152,7 @@ def _hide(values: Tensor, tile: _Tile, settings: Settings) -> None:
     if settings.negatives is not None:
         values.masked_fill_(~settings.negatives(tile.part).T, HIDDEN)
     if settings.hide_positive:
-        values[tile.rows, tile.anchors] = HIDDEN
+        values.view(-1).index_fill_(0, tile.cells, HIDDEN)
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -167,7 +168,7 @@ class _FusedLoss(torch.autograd.Function):
         for tile in tiles:
             values, lengths = _values(query, proxies[tile.part], s.proxy_norm)
             if v_pos is None:
-                v_pos, kept = values[tile.rows, tile.anchors], values
+                v_pos, kept = values.take(tile.cells), values
             _hide(values, tile, s)
             top = values.amax(0)
             if s.margin is None:
@@ -226,9 +227,9 @@ class _FusedLoss(torch.autograd.Function):
             if wants_proxies and lengths is not None:
                 # ∂v/∂p = query/‖p‖ − v p/‖p‖²: nothing is left of a step along p.
                 along = torch.mv(weights * values, share)  # (T,)
-                along.index_add_(0, tile.rows, pull_v[tile.anchors])
+                along.index_add_(0, tile.rows, pull_v.index_select(0, tile.anchors))
                 along = along[:, None] / lengths.square()
-            weights[tile.rows, tile.anchors] += pull[tile.anchors]
+            weights.view(-1).index_add_(0, tile.cells, pull.index_select(0, tile.anchors))
             if lengths is not None:
                 weights /= lengths
             elif wants_proxies:

@@ -43,9 +43,6 @@ def ranking_loss(d_pos: Tensor, d_neg: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         (B, K) of 0 and 1 in the type of `d_neg`; 0 where `mask` is False.
 
-    Raises:
-        ValueError: tensors of other shapes.
-
     Example:
         >>> ranking_loss(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]]))
         tensor([[1., 0., 0.]])
@@ -138,7 +135,7 @@ def mean_triplet_loss(
     A plain mean would vanish among the many that are far away already, and the hardest negative
     alone is too noisy.
 
-    Args, Raises: as in `triplet_loss`. Returns (B,) losses ≥ 0.
+    Args: as in `triplet_loss`. Returns (B,) losses ≥ 0.
     """
     return _mean_of_violating(triplet_loss(d_pos, d_neg, margin, mask))
 
@@ -156,7 +153,7 @@ def mean_contrastive_loss(
 ) -> Tensor:
     """`contrastive_loss` of the positive plus its mean over the negatives within the margin.
 
-    Args, Raises: as in `contrastive_loss`; distances are *unsquared*. `pull` is the weight of the
+    Args: as in `contrastive_loss`; distances are *unsquared*. `pull` is the weight of the
     positive. Returns (B,) losses ≥ 0.
     """
     positive, negative = contrastive_loss(d_pos, d_neg, margin, mask)

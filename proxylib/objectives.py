@@ -186,10 +186,12 @@ class ProxyLoss(Objective):
         """
         if (settings := self._fused_settings()) is not None:
             self._follow(anchors, lambda: nearest_proxy(embeddings, self.proxies, settings))
-            settings = settings._replace(negatives=self._negatives(anchors, negatives))
+            if not self._one_each:
+                settings = settings._replace(negatives=self._negatives(anchors, negatives))
             positive = self.assignment[positives]
             loss, without = fused_loss(embeddings, self.proxies, positive, settings)
-            self.without_negative += without
+            if without:
+                self.without_negative += without
             return loss
         if self.n_negatives is not None:
             d_pos, d_neg, mask = self._compare_sampled(embeddings, anchors, positives)
@@ -224,10 +226,7 @@ class ProxyLoss(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Positive proxies (B,) int64 and negative proxies (B, P) bool of the anchors."""
         positive = self.assignment[positives]  # (B,)
-        if self.labels is None:
-            mask = negative_mask_of_points(self.assignment, negatives, self.n_proxies)
-        else:
-            mask = negative_mask(self.exclusive, self.labels[anchors])
+        mask = self._negatives(anchors, negatives)(slice(None))
         if self._hides_positive:
             mask = mask.scatter(1, positive[:, None], False)
         return positive, mask  # (B,), (B, P)
@@ -289,10 +288,9 @@ class ProxyLoss(Objective):
 
     def _fused_settings(self) -> Settings | None:
         """What `fused_loss` needs, but for the batch; None where only `compare` and `score` do."""
-        if not self.squared or self.n_negatives is not None or self._overridden():
-            return None
         function, fixed = unwrapped(self.loss)
-        if not getattr(function, "is_fused", False):
+        known = getattr(function, "is_fused", False) and self.squared
+        if not known or self.n_negatives is not None or self._overridden():
             return None
         return Settings(
             hide_positive=self._hides_positive or self._one_each,
@@ -306,10 +304,8 @@ class ProxyLoss(Objective):
         names = ("compare", "distances", "roles", "score")
         return [n for n in names if getattr(type(self), n) is not getattr(ProxyLoss, n)]
 
-    def _negatives(self, anchors: Tensor, negatives: Tensor | None) -> Negatives | None:
-        """The negatives of `roles`, for a part of the proxies; None = all but the positive."""
-        if self._one_each:
-            return None
+    def _negatives(self, anchors: Tensor, negatives: Tensor | None) -> Negatives:
+        """Which are negatives of the anchors, for a part of the proxies."""
         if self.labels is None:
             mask = negative_mask_of_points(self.assignment, negatives, self.n_proxies)
             return lambda part: mask[:, part]

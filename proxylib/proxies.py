@@ -20,8 +20,7 @@ SHARED, UNUSED = -1, -2
 def init_proxies(n_proxies: int, dim: int, generator: torch.Generator) -> Tensor:
     """Random proxies (n_proxies, dim), float32, standard normal (steps 902 and 1002).
 
-    Raises:
-        ValueError: less than 1 of either.
+    Less than 1 of either raises ValueError.
     """
     if n_proxies < 1 or dim < 1:
         raise ValueError(f"n_proxies={n_proxies}, dim={dim}: expected 1 or more")
@@ -29,11 +28,7 @@ def init_proxies(n_proxies: int, dim: int, generator: torch.Generator) -> Tensor
 
 
 def check_labels(labels: Tensor) -> None:
-    """Labels are (N,) int64 and every value of 0 … C−1 occurs.
-
-    Raises:
-        ValueError: labels of another type, negative, or with a gap.
-    """
+    """Raise ValueError unless labels are (N,) int64 and every value of 0 … C−1 occurs."""
     if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels: expected (N,) int64, got {tuple(labels.shape)} {labels.dtype}")
     if labels.min() < 0:
@@ -89,10 +84,8 @@ def _some(chosen: Tensor) -> list[int]:
 def assign_by_label(labels: Tensor) -> Tensor:
     """One proxy per label: point i is served by proxy `labels[i]` (step 904; static assignment).
 
-    Labels and assignment are (N,) int64.
-
-    Raises:
-        ValueError: labels of another type, negative, or with a gap (a proxy nobody is assigned to).
+    Labels and assignment are (N,) int64. Labels of another type, negative, or with a gap (a proxy
+    nobody is assigned to) raise ValueError.
     """
     check_labels(labels)
     return labels.clone()
@@ -153,10 +146,8 @@ def assign_static(labels: Tensor, n_proxies: int, generator: torch.Generator) ->
 def assign_random(n_points: int, n_proxies: int, generator: torch.Generator) -> Tensor:
     """Points dealt to the proxies at random, whatever their label: (n_points,) int64 (step 1004).
 
-    Every proxy serves as many points as any other, give or take one.
-
-    Raises:
-        ValueError: more proxies than points, or none.
+    Every proxy serves as many points as any other, give or take one. More proxies than points, or
+    none, raise ValueError.
     """
     if not 1 <= n_proxies <= n_points:
         raise ValueError(f"n_proxies={n_proxies}: expected 1 … {n_points}, the training points")
@@ -172,10 +163,8 @@ def assign_nearest(embeddings: Tensor, proxies: Tensor) -> Tensor:
         embeddings: (N, D); proxies: (P, D); both rescaled as the loss rescales them.
 
     Returns:
-        (N,) int64 assignment.
-
-    Raises:
-        ValueError: embeddings or proxies that are not finite, or no matrices; says which.
+        (N,) int64 assignment. Embeddings or proxies that are not finite, or no matrices, raise
+        ValueError.
     """
     check_points(embeddings, "embeddings")
     check_points(proxies, "proxies")
@@ -187,10 +176,7 @@ def exclusive_label(assignment: Tensor, labels: Tensor, n_proxies: int) -> Tenso
 
     That is all one must know to find the negatives of an anchor of label c: a proxy serves some
     point of another label exactly if its entry is neither c nor `UNUSED`. Assignment and labels
-    are (N,) int64 over the training points.
-
-    Raises:
-        ValueError: an entry of `assignment` that is no proxy.
+    are (N,) int64 over the training points; ValueError as in `check_assignment`.
     """
     check_assignment(assignment, n_proxies, labels)
     unused = torch.full((n_proxies,), UNUSED, device=labels.device)

@@ -50,8 +50,7 @@ class ProxyNCA(ProxyLoss):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss (scalar) of embeddings (B, D) with labels (B,) int64 of 0 … C − 1.
 
-        Raises:
-            ValueError: tensors of other shapes or types, or an unknown label.
+        Tensors of other shapes or types, or an unknown label, raise ValueError.
         """
         n, dim = self.proxies.shape
         shapes = tuple(embeddings.shape), tuple(labels.shape)
@@ -61,8 +60,6 @@ class ProxyNCA(ProxyLoss):
                 f"expected embeddings (B, {dim}) and labels (B,) int64, got {shapes[0]} and "
                 f"{shapes[1]} {labels.dtype}; embeddings are {embeddings.dtype}, expected floats"
             )
-        low, high = labels.aminmax() if len(labels) else (0, 0)
-        if int(low) < 0 or int(high) >= n:
-            wrong = labels[(labels < 0) | (labels >= n)].unique()[:10].tolist()
-            raise ValueError(f"labels: expected 0 … {n - 1}, got {wrong}")
+        if wrong := {label for label in labels.tolist() if not 0 <= label < n}:
+            raise ValueError(f"labels: expected 0 … {n - 1}, got {sorted(wrong)[:10]}")
         return super().forward(embeddings, labels, labels)

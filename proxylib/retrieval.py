@@ -30,21 +30,15 @@ def embed(
         batch_size: images of a tensor that are embedded at once.
 
     Returns:
-        (N, D) float, in the order of the images.
-
-    Raises:
-        ValueError: an embedding that is not finite.
+        (N, D) float, in the order of the images. One that is not finite, for training has
+        diverged, raises ValueError.
     """
     was_training, device = model.training, next(model.parameters()).device
     batches = images.split(batch_size) if hasattr(images, "split") else images
     model.eval()
     embeddings = torch.cat([model(batch.to(device)).cpu() for batch in batches])
     model.train(was_training)
-    if not (finite := embeddings.isfinite().all(1)).all():
-        raise ValueError(
-            f"{(~finite).sum()} of {len(finite)} embeddings are not finite (first: image "
-            f"{int((~finite).nonzero()[0])}); training has diverged"
-        )
+    check_points(embeddings, "embeddings")
     return rescale(embeddings, 1.0 if normalize else None)
 
 

@@ -64,11 +64,8 @@ def anchor_batches(labels: Tensor, batch_size: int, generator: torch.Generator) 
     Anchors go through the training set in random order, again and again; the positive y ≠ x is
     drawn evenly from the other points of the anchor's label.
 
-    Yields:
-        (anchors, positives), both (batch_size,) int64 indices of training points.
-
-    Raises:
-        ValueError: a label with one point only, or a batch larger than the training set.
+    Yields (anchors, positives), both (batch_size,) int64 indices of training points. A label with
+    one point only raises ValueError, and so does a batch larger than the training set.
     """
     peers = _Peers(labels)
     return Stream(
@@ -81,7 +78,7 @@ def pair_batches(labels: Tensor, batch_size: int, generator: torch.Generator) ->
 
     Dynamic assignment wants that: every embedded point is re-assigned, positives included.
 
-    Yields, Raises: as `anchor_batches`, and ValueError for an odd batch.
+    Yields and raises as `anchor_batches`; an odd batch raises ValueError, too.
     """
     if batch_size % 2:
         raise ValueError(f"batch_size={batch_size}: expected an even number, for pairs")
@@ -102,12 +99,9 @@ def class_batches(
     The classes go by in random order, again and again, none twice in a batch; the points of a
     class are drawn evenly without replacement. Points of a class are neighbours in the batch.
 
-    Yields:
-        (points,): (batch_size,) int64 indices of training points.
-
-    Raises:
-        ValueError: a batch that is no whole number (2 or more) of classes, more classes than
-            there are, or a label with fewer than per_class points.
+    Yields (points,): (batch_size,) int64 indices of training points. ValueError for a batch that
+    is no whole number (2 or more) of classes, for more classes than there are, or for a label with
+    fewer than per_class points.
     """
     count = labels.bincount()
     n_classes = batch_size // per_class
@@ -116,10 +110,9 @@ def class_batches(
             f"batch_size={batch_size}, per_class={per_class}: expected 2 … {len(count)} classes "
             "(those of the training set) with per_class ≥ 2 points each"
         )
-    if (few := (count < per_class).nonzero().flatten()).numel():
+    if few := (count < per_class).nonzero().flatten()[:10].tolist():
         raise ValueError(
-            f"labels {few[:10].tolist()} have {count[few[:10]].tolist()} points, "
-            f"fewer than per_class={per_class}"
+            f"labels {few} have {count[few].tolist()} points, fewer than per_class={per_class}"
         )
     by_label, start = labels.argsort(stable=True), count.cumsum(0) - count
     places = torch.arange(int(count.max()))
@@ -140,10 +133,8 @@ def triplet_batches(triplets: Tensor, batch_size: int, generator: torch.Generato
         triplets: (T, 2 + K) int64; each row is an anchor x, a positive y and K negatives Z.
 
     Yields:
-        (anchors, positives, negatives): (batch_size,), (batch_size,), (batch_size, K) int64.
-
-    Raises:
-        ValueError: a batch larger than the number of triplets.
+        (anchors, positives, negatives): (batch_size,), (batch_size,), (batch_size, K) int64. A
+        batch larger than the number of triplets raises ValueError.
     """
     x, y, z = triplets[:, 0], triplets[:, 1], triplets[:, 2:]
     return Stream(len(triplets), batch_size, generator, lambda i: (x[i], y[i], z[i]))
@@ -158,10 +149,8 @@ def draw_triplets(
     Z evenly, with replacement, from all other labels.
 
     Returns:
-        (n_triplets, 2 + n_negatives) int64 indices of training points.
-
-    Raises:
-        ValueError: a label with one point only, one label only, or nothing asked for.
+        (n_triplets, 2 + n_negatives) int64 indices of training points. A label with one point
+        only, one label only, or nothing asked for raises ValueError.
     """
     if n_triplets < 1 or n_negatives < 1:
         raise ValueError(
@@ -182,11 +171,7 @@ def draw_triplets(
 
 
 def check_triplets(triplets: Tensor, n_points: int) -> None:
-    """Triplets are (T, 2 + K) int64 rows x, y, Z of points 0 … n_points − 1.
-
-    Raises:
-        ValueError: of another shape or type, or points that don't exist; names the first row.
-    """
+    """Raise ValueError unless these are (T, 2 + K) int64 rows x, y, Z of 0 … n_points − 1."""
     if triplets.dtype != torch.int64 or triplets.ndim != 2 or triplets.shape[1] < 3:
         raise ValueError(
             f"triplets: expected (T, 2 + K) int64 with K ≥ 1 negatives, got "
@@ -205,11 +190,8 @@ class _Peers:
 
     def __init__(self, labels: Tensor):
         self.labels, self.count = labels, labels.bincount()
-        if (self.count == 1).any():
-            lonely = (self.count == 1).nonzero().flatten()[:10].tolist()
-            raise ValueError(
-                f"labels {lonely} have one point only: an anchor there has no positive"
-            )
+        if lonely := (self.count == 1).nonzero().flatten()[:10].tolist():
+            raise ValueError(f"labels {lonely} have one point only: anchors there have no positive")
         self.by_label = labels.argsort(stable=True)
         self.start = self.count.cumsum(0) - self.count
         self.rank = torch.empty_like(labels)  # place of each point among those of its label

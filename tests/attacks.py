@@ -43,10 +43,10 @@ from PIL import Image
 from scipy.io import savemat
 
 import proxylib as core
-from proxylib import bounds, datasets, samplers
+from proxylib import datasets, samplers
 from proxylib.datasets import cub200, fetch, sop
 from proxylib.datasets.caching import cached
-from proxylib.study import distance_model, figures, notebooks, settings
+from proxylib.study import bound_search, distance_model, figures, notebooks, settings
 from proxylib.study.cli import app
 from proxylib.study.methods import METHODS, complete_options
 from proxylib.study.parameters import INJECTED, check
@@ -381,8 +381,8 @@ def core_inputs() -> Iterator[Case]:
         yield from by_keyword(name, partial(bound, triplets), bad, "=")
     margins = (-1.0, NAN, INF)
     yield from each("margin", lambda v: core.triplet_bound(triplets, margin=v), margins, "margin=")
-    yield from each("tight_example", core.tight_example, (0, -1.0, 4.5, NAN), "epsilon=")
-    yield from each("flip_example", bounds.flip_example, (0, -1.0, 2.0, NAN), "epsilon=")
+    yield from each("tight_example", bound_search.tight_example, (0, -1.0, 4.5, NAN), "epsilon=")
+    yield from each("flip_example", bound_search.flip_example, (0, -1.0, 2.0, NAN), "epsilon=")
     fits = {"embeddings": points, "labels": labels, "proxies": points[:4], "assignment": labels}
     numbers = (points * NAN, points / 0, points * 0)
     bad = {"embeddings": shapes[:3], "proxies": shapes[:3], "distance": ("plain",)}

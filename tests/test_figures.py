@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import proxylib
-from proxylib.bounds import tight_example
 from proxylib.datasets import Dataset
 from proxylib.study import figures
+from proxylib.study.bound_search import tight_example
 from proxylib.study.claims.statistics import interval
 from proxylib.study.figures.style import spread
 from proxylib.study.methods import BASELINES, METHODS

@@ -98,6 +98,12 @@ def test_importing_the_core_loads_nothing_beside_torch_and_numpy():
     assert loaded_by("import proxylib") - loaded_by("import torch, numpy") == {"proxylib"}
 
 
+def test_importing_the_runs_loads_nothing_slow():
+    """Every notebook and every worker process of a sweep does."""
+    slow = {"matplotlib", "requests", "scipy", "seaborn", "sklearn", "timm"}
+    assert not loaded_by("from proxylib.study import runs") & (slow | {"torchvision"})
+
+
 def test_the_core_works_where_nothing_else_is_installed():
     """The study's packages can't be imported here; the loss trains all the same."""
     out = run(

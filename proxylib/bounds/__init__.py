@@ -1,7 +1,6 @@
 """What a loss over proxies says about the loss over the points, and where the patent's constants
-fall short: ε, the bounds of triplets, examples that break them, statistics over a data set."""
+fall short: ε, the bounds of triplets, statistics over a data set."""
 
-from proxylib.bounds.examples import flip_example, tight_example
 from proxylib.bounds.inequalities import (
     allowance,
     expected_ranking_bound,
@@ -22,6 +21,5 @@ from proxylib.bounds.triplets import (
 )
 
 __all__ = ["Triplets", "all_triplets", "allowance", "bound_statistics"]
-__all__ += ["epsilon_by_class", "expected_ranking_bound", "flip_example", "gather_triplets"]
-__all__ += ["group_triplets", "grouped_total", "nca_bound", "proxy_errors", "ranking_bound"]
-__all__ += ["tight_example", "triplet_bound", "unit"]
+__all__ += ["epsilon_by_class", "expected_ranking_bound", "gather_triplets", "group_triplets"]
+__all__ += ["grouped_total", "nca_bound", "proxy_errors", "ranking_bound", "triplet_bound", "unit"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from proxylib.bounds.triplets import Triplets, checked
+from proxylib.distances import check_norm
 from proxylib.losses import nca_loss, ranking_loss, triplet_loss
 
 TOLERANCE = 1e-9  # of `holds`: everything here is computed in float64
@@ -70,17 +71,15 @@ class Bound:
 def inverse_norms(embedding_norm: float | None, proxy_norm: float | None) -> float:
     """α = 1 / (N_x·N_p); a free norm (None) counts as 1, the unit sphere.
 
-    Raises:
-        ValueError: a norm that is not positive, or α > 1: the bounds are false there.
+    A norm that is not positive raises ValueError, and α > 1: the bounds are false there.
     """
-    norms = [1.0 if n is None else n for n in (embedding_norm, proxy_norm)]
-    if not all(0 < norm < math.inf for norm in norms):  # NaN too
-        raise ValueError(f"expected positive norms, got N_x={norms[0]}, N_p={norms[1]}")
-    alpha = 1 / (norms[0] * norms[1])
+    check_norm(embedding_norm, "embedding_norm")
+    check_norm(proxy_norm, "proxy_norm")
+    alpha = 1 / ((embedding_norm or 1.0) * (proxy_norm or 1.0))
     if alpha > 1 + 1e-9:
         raise ValueError(
-            f"α = 1/(N_x·N_p) = {alpha:.4g} from N_x={norms[0]}, N_p={norms[1]}: the bounds of NCA "
-            "and triplet loss need α ≤ 1, that is norms whose product is at least 1"
+            f"α = 1/(N_x·N_p) = {alpha:.4g} from N_x={embedding_norm}, N_p={proxy_norm}: the "
+            "bounds of NCA and triplet loss need α ≤ 1, that is norms whose product is at least 1"
         )
     return min(alpha, 1.0)
 
@@ -117,8 +116,10 @@ def ranking_bound(
             the errors of these triplets.
 
     Example:
-        >>> ranking_bound(tight_example(0.25)).ratio
-        tensor([[1.0000]], dtype=torch.float64)
+        >>> x, y = torch.eye(2).split(1)
+        >>> bound = ranking_bound(Triplets(x, x, y[None], y, y[None]))  # p_y is where z is
+        >>> bound.left, bound.right  # |{0 − 2} − {2 − 2}| and 4√2
+        (tensor([[2.0000]], dtype=torch.float64), tensor([[5.6569]], dtype=torch.float64))
     """
     distances, common = _prepare("ranking", triplets, distance, constant, epsilon, epsilon_as)
     d_pos, d_neg, proxy_pos, proxy_neg = distances

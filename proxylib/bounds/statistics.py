@@ -104,8 +104,6 @@ def bound_statistics(
             f"no triplets: {n} points in {len(classes)} labels; expected at least two labels, "
             "and one with two points or more"
         )
-    if not 0 <= assignment.min() <= assignment.max() < n_proxies:
-        raise ValueError(f"assignment: expected proxies 0 … {n_proxies - 1}")
     if max_anchors is not None and max_anchors < 1:
         raise ValueError(f"max_anchors={max_anchors}: expected 1 or more, or None for all")
     if sampled := max_anchors is not None and max_anchors < len(anchors):

@@ -26,8 +26,7 @@ class Triplets(NamedTuple):
 def unit(points: Tensor, what: str = "points") -> Tensor:
     """Points (…, D) re-scaled to the unit sphere, in float64 whatever they came in.
 
-    Raises:
-        ValueError: a zero or non-finite vector, which has no direction.
+    A zero or non-finite vector has no direction and raises ValueError.
     """
     length = torch.linalg.vector_norm(points.double(), dim=-1)
     if not ((length > 0) & length.isfinite()).all():

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from proxylib.datasets import paths
 from proxylib.datasets.base import Dataset
@@ -123,6 +122,8 @@ def _mat(found: Annotations, name: str) -> dict:
         )
         found.problems["file"].append(f"{found.root / name}: no such file{hint}")
         return {}
+    from scipy.io import loadmat  # not above, for it takes long to import
+
     try:
         return loadmat(file, simplify_cells=True)
     except Exception as error:  # scipy raises a dozen kinds for what is no .mat file

@@ -215,15 +215,17 @@ def test_the_fingerprint_of_a_run_knows_code_data_and_versions(home, monkeypatch
     assert fingerprint(small(method="nca")) != first
     assert fingerprint(small(data_options={"n_classes": 8, "n_images": 5})) != first
     assert fingerprint(small(split="validation")) != first
-    for library in (torch, np, cache.sklearn):
+    for library in (torch, np):
         with monkeypatch.context() as patch:
             patch.setattr(library, "__version__", "0.0.1")
             assert fingerprint(small()) != first, library
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "version", lambda name: "0.0.1")
-        assert fingerprint(small()) == first
-        backbone = fingerprint(small(backbone="resnet18"))
-    assert fingerprint(small(backbone="resnet18")) != backbone
+    installed, backbone = cache.version, fingerprint(small(backbone="resnet18"))
+    for library in ("scikit-learn", "torchvision", "timm"):
+        with monkeypatch.context() as patch:
+            other = lambda name, of=library: "0.0.1" if name == of else installed(name)  # noqa: E731
+            patch.setattr(cache, "version", other)
+            assert (fingerprint(small()) != first) == (library == "scikit-learn")
+            assert fingerprint(small(backbone="resnet18")) != backbone, library
     assert fingerprint(small()) == first
 
 

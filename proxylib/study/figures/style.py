@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from sklearn.isotonic import isotonic_regression
 
 from proxylib.study.claims.statistics import interval
 from proxylib.study.methods import METHODS
@@ -63,5 +62,7 @@ def name_at_right(ax: plt.Axes, heights: pd.Series) -> None:
 
 def spread(values: np.ndarray, gap: float) -> np.ndarray:
     """The places (N,) nearest to ascending values (N,) that are at least a gap apart."""
+    from sklearn.isotonic import isotonic_regression  # not above, for it takes long to import
+
     steps = gap * np.arange(len(values))
     return isotonic_regression(values - steps) + steps

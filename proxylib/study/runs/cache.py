@@ -10,7 +10,6 @@ from importlib.metadata import version
 import joblib
 import numpy as np
 import pandas as pd
-import sklearn
 import torch
 from tqdm import tqdm
 
@@ -115,7 +114,7 @@ def fingerprint(config: RunConfig) -> str:
     fixed = {"normalize": method.normalize, **getattr(method.objective, "keywords", {})}
     parts = [code_of(execute, *method.code()), *(f"{k}={v}" for k, v in fixed.items())]
     parts += [part.fingerprint() for part in config.data()]
-    parts += [torch.__version__, np.__version__, sklearn.__version__]
+    parts += [torch.__version__, np.__version__, version("scikit-learn")]
     if config.backbone != "convnet":
         parts.append(version("torchvision"))
         if config.backbone != backbones.GOOGLENET:

@@ -6,7 +6,6 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm import tqdm
 
@@ -144,6 +143,8 @@ def start_at_pca(model: Backbone, images, workers: int = 0) -> None:
         model: its last layer is changed.
         images: of the training classes, as the model takes them, see `loading.read`.
     """
+    from sklearn.decomposition import PCA  # not above, for it takes long to import
+
     layer = model.embedding_layer()
     known = features(model, images, workers).double().numpy()
     n = min(model.dim, *known.shape)
