@@ -1,5 +1,6 @@
 """The study's experiments: which runs answer which question."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from proxylib.datasets.paths import PROJECT
-from proxylib.study.methods import BASELINES, BENCHMARK, REFERENCES
+from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.execution import starting_network
 from proxylib.study.runs.trunk import features, through_trunk
@@ -87,8 +88,12 @@ class Study:
     def runs(self, method: str, start: str = "random", **changes: object) -> list[RunConfig]:
         """A method with its tuned settings, one run a seed, as many samples as the budget says.
 
-        The arguments are those of `resolve`.
+        The arguments are those of `resolve`. If the method was not tuned there is a notice, and its
+        settings are the defaults.
         """
+        if self.settings and method not in self.settings[start] and method in METHODS:
+            file = self.presets_file
+            warnings.warn(f"{file}: {method} ({start}) is not tuned: defaults", stacklevel=2)
         tuned = {"start": start, "presets": self.settings, "budget": self.budget}
         return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
 

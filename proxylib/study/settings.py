@@ -199,8 +199,6 @@ def find_presets(dataset: str, given: str = "", recipe: str = "") -> Path | None
 def read_presets(path: Path | None) -> Presets:
     """Tuned settings by start and method; empty, with a notice, if there is no file.
 
-    A method without settings there takes its defaults, with a notice.
-
     Raises:
         ValueError: an unknown start or method, or settings that no run can have.
     """
@@ -219,17 +217,7 @@ def read_presets(path: Path | None) -> Presets:
             f"{path}: expected settings of methods under {' and '.join(STARTS)}, "
             f"got {', '.join(unknown) or 'neither'}"
         )
-    presets = {start: found.get(start) or {} for start in STARTS}
-    wanted = {
-        (start, name)
-        for name, method in METHODS.items()
-        if not method.is_reference
-        for start in method.starts
-    }
-    if missing := wanted - {(s, n) for s, names in presets.items() for n in names}:
-        untuned = ", ".join(f"{name} ({start})" for start, name in sorted(missing))
-        warnings.warn(f"{path}: not tuned, so with default settings: {untuned}", stacklevel=2)
-    return presets
+    return {start: found.get(start) or {} for start in STARTS}
 
 
 def _fits(path: Path, start: str, method: object, given: object) -> bool:

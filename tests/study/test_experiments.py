@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from proxylib.datasets import Dataset
-from proxylib.study.experiments import NORMS, PATENT_RULE, Study
-from proxylib.study.methods import BENCHMARK, METHODS
+from proxylib.study.experiments import NORMS, PATENT_RULE, Study, milliseconds_a_step
+from proxylib.study.methods import BASELINES, BENCHMARK, METHODS
 from proxylib.study.runs import RunConfig, run
 from proxylib.study.settings import find_presets, read_presets, write_presets
 
@@ -57,6 +57,36 @@ def test_experiments_on_the_number_of_proxies():
         assert dict(found.options)["assignment"] == "dynamic"
 
 
+@pytest.mark.filterwarnings("ignore:.*not tuned")
+def test_sweeps_are_made_with_free_norms_too():
+    study = kanji()
+    assert study.static([1], "free") == study.runs("proxy_nca_free")
+    for config in (*study.static([0.5], "free"), *study.dynamic([0.5], "free")):
+        options = dict(config.options)
+        assert options["proxy_norm"] is options["embedding_norm"] is None
+        assert options["ratio"] == 0.5
+    assert {config.method for config in study.dynamic([1], "free")} == {"dynamic_free"}
+    with pytest.raises(KeyError):
+        study.static([1], "both")
+
+
+def test_baselines_start_exactly_as_dynamic_assignment_does():
+    study = kanji()
+    for batch_norm in (True, False):
+        runs = study.baselines(batch_norm)
+        assert [run.method for run in runs] == [name for name in BASELINES for _ in (1, 2)]
+        assert {(run.init, run.batch_norm) for run in runs} == {("pretrained", batch_norm)}
+    assert set(study.runs("npairs", "pretrained")) & set(study.baselines(True))
+
+
+def test_milliseconds_a_step_are_those_of_the_committed_measurement():
+    runs = [kanji().runs(name)[0] for name in ("npairs", "proxy_nca")]
+    found = milliseconds_a_step([*runs, dataclasses.replace(runs[1], batch_size=99)])
+    assert found.keys() == {"npairs", "proxy_nca"} and all(1 < ms < 200 for ms in found.values())
+    assert milliseconds_a_step([dataclasses.replace(runs[1], batch_size=99)]) == {}
+    assert milliseconds_a_step([dataclasses.replace(runs[1], dataset="omniglot")]) == {}
+
+
 def test_bounds_are_of_the_registry_and_recorded():
     study = kanji(steps=80)
     found = study.bounds()
@@ -95,11 +125,11 @@ def test_presets_may_be_ones_own(home, tmp_path):
     content = {"random": dict.fromkeys(BENCHMARK, shared), "pretrained": {}}
     write_presets(mine, content, "Mine.")
     study = kanji(presets=str(mine))
-    with pytest.warns(UserWarning, match=r"default settings: contrastive \(pretrained\), dynamic"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         [config, _] = study.runs("npairs")
     assert (config.lr, config.proxy_lr, config.batch_norm) == (0.5, 0.25, True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once
+    with pytest.warns(UserWarning, match=r"mine\.yaml: dynamic \(pretrained\) is not tuned: def"):
         [config, _] = study.runs("dynamic", "pretrained")
     assert (config.lr, config.proxy_lr) == (METHODS["dynamic"].lr, METHODS["dynamic"].proxy_lr)
 
