@@ -14,7 +14,7 @@ BLOCK = 128  # tiles within which a distance serves both points; their least one
 GATHERED = 2**20  # numbers of gallery points whose distances are then computed exactly at once
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what comes out may go into a loss
 def embed(
     model: nn.Module,
     images: Tensor | Iterable[Tensor],
