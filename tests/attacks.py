@@ -170,7 +170,11 @@ BAD = {
     **{"dataset": ["mnist", "", 3, ["kanji"]], "data_root": [3, None], "out": [3, None]},
     **{"tier": ["../x", "", "a b", 3, "a/b"], "recipe": ["best", 3, None], "steps": WHOLE},
     **{"seeds": SEEDS, "distortion_seeds": SEEDS, "batch_size": [1, *WHOLE], "jobs": [0, -2, 1.5]},
-    **{"sweep_seeds": SEEDS, "norms": [[], ["both"], ["free", "free"], "free", [3]]},
+    **{
+        "sweep_seeds": SEEDS[1:],
+        "passes": WHOLE,
+        "norms": [[], ["both"], ["free", "free"], "free", [3]],
+    },
     **{"steps_pretrained": WHOLE, "dynamic_steps": WHOLE, "bound_steps": WHOLE, "axes": [-1, 1.5]},
     **{"ratios": [[], *RATIOS], "static_ratios": [[], *RATIOS], "dynamic_ratios": RATIOS},
     **{"angles": [[], [-1], [361], [0, 0], [NAN]], "distortions": [[0.0], [11], [NAN], 1.5]},

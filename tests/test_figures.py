@@ -282,13 +282,15 @@ def test_every_method_has_its_own_look():
     looks = [
         (style["color"], style["marker"])
         for name, style in ((name, figures.method_style(name)) for name in METHODS)
-        if name != "dynamic"  # looks like Proxy-NCA, which it is
+        if not name.startswith("dynamic")  # looks like Proxy-NCA, which it is
     ]
-    assert len(set(looks)) == len(looks) == len(METHODS) - 1
-    assert figures.method_style("dynamic")["color"] == figures.method_style("proxy_nca")["color"]
+    assert len(set(looks)) == len(looks) == len(METHODS) - 2
+    for end in ("", "_free"):
+        dynamic, static = (figures.method_style(name + end) for name in ("dynamic", "proxy_nca"))
+        assert dynamic["color"] == static["color"]
     assert figures.method_label("dynamic") == "Proxy-NCA, dynamic"
     lines = {name: figures.method_style(name)["linestyle"] for name in METHODS}
-    assert {name for name, line in lines.items() if line == "--"} == set(BASELINES)
+    assert {name for name, line in lines.items() if line == "--"} == {*BASELINES, "softmax"}
 
 
 @pytest.mark.parametrize(

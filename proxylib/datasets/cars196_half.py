@@ -54,7 +54,7 @@ def load(data_root: str | Path = "", size: int = 128) -> Dataset:
 
 
 def _read(data_root: str | Path) -> Annotations:
-    found = begin("cars196-half", data_root, "cars196-half", ADVICE, partial=False)
+    found = begin("cars196-half", data_root, "cars196-half", ADVICE)
     if any((found.root / name).is_dir() for name in ("devkit", "cars_train")):
         return cars196.read_half(found)
     tree: list[str] = []

@@ -84,7 +84,7 @@ def _verify(root: Path) -> None:
 
 
 def _read(data_root: str | Path) -> Annotations:
-    found = begin("grocery", data_root, "dataset", ADVICE, partial=False)
+    found = begin("grocery", data_root, "dataset", ADVICE)
     found.class_names = _class_names(found)
     for split, n_images in SPLITS.items():
         name = f"{split}.txt"

@@ -34,7 +34,8 @@ class Annotations:
 
     name: str  # of the data set
     root: Path  # the folder they are in
-    partial: bool  # whether an incomplete copy will do: then missing images are no problem
+    # Whether an incomplete copy will do: then missing images are no problem. None: it never will.
+    partial: bool | None
     advice: str  # how to get the data set, and its layout
     class_names: list[str] = field(default_factory=list)  # of all official classes
     images: dict[Path, Photo] = field(default_factory=dict)  # what is said of each file
@@ -105,7 +106,9 @@ class Annotations:
         return rows
 
 
-def begin(name: str, data_root: str | Path, inner: str, advice: str, partial: bool) -> Annotations:
+def begin(
+    name: str, data_root: str | Path, inner: str, advice: str, partial: bool | None = None
+) -> Annotations:
     """Annotations still to be read, from `data_root` (default `data/NAME`) or `inner` below it.
 
     Raises:
@@ -151,7 +154,7 @@ def present(found: Annotations, size: int | None = None) -> list[Path]:
             for label, name in enumerate(found.class_names)
             if label not in used
         ]
-    if problems["image"]:
+    if problems["image"] and found.partial is not None:
         advice += "\nIf your copy is incomplete on purpose, allow that: allow_partial=True."
     if not files and not any(problems.values()):
         problems["image"].append(f"none of the {len(found.images):,} images is there")

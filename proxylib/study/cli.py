@@ -31,14 +31,14 @@ def app() -> None:
     type=click.Choice(study.TIERS),
     default="fast",
     show_default=True,
-    help="fast: the notebooks' defaults, minutes; full: all seeds.",
+    help="fast: short runs, minutes; full: all seeds.",
 )
 @click.option(
     "--dataset",
     type=click.Choice(datasets.NAMES),
     default="kanji",
     show_default=True,
-    help="kanji is built in, omniglot is fetched once, folder reads -p data_root PATH.",
+    help="kanji is built in, folder reads -p data_root PATH, all others see data/README.md.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this notebook, e.g. 00.")
 @click.option(

@@ -40,7 +40,7 @@ FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 @click.option(
     "--recipe",
     type=click.Choice(tuple(RECIPES)),
-    help="Settings to begin with; default patent for cub200, cars196, sop, else study.",
+    help="Settings to begin with; default: what suits the data set.",
 )
 @click.option(
     "-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="A setting of the run."

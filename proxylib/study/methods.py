@@ -268,7 +268,7 @@ ASSIGNMENTS = ("static", "dynamic")
 # Smallest value of an option, and whether it is allowed itself.
 LOWEST = {
     **dict.fromkeys(("embedding_norm", "proxy_norm", "ratio", "gamma_decay"), (0, False)),
-    **dict.fromkeys(("margin", "l2", "gamma", "n_triplets", "reassign_every"), (0, True)),
+    **dict.fromkeys(("margin", "pull", "l2", "gamma", "n_triplets", "reassign_every"), (0, True)),
     **{"per_class": (2, True), "n_triplet_negatives": (1, True), "n_negatives": (1, True)},
 }
 REFERENCES = tuple(name for name, method in METHODS.items() if method.is_reference)

@@ -47,18 +47,16 @@ def parameters(notebook: Path) -> dict[str, dict]:
 
 
 def tier_parameters(tier: str, notebook: str, dataset: str = "") -> dict[str, object]:
-    """What a tier changes in a notebook: nothing for `"fast"` (its defaults), else its YAML files.
+    """What a tier changes in a notebook's defaults, from its YAML files.
 
-    `TIER.yaml`, then `TIER-DATASET.yaml` if there is one. A file has parameters for all notebooks
-    that declare them, and under `notebooks` more for some of them, by name.
+    `TIER.yaml`, then `TIER-DATASET.yaml`, if there are such. A file has parameters for all
+    notebooks that declare them, and under `notebooks` more for some of them, by name.
     """
-    if tier == "fast":
-        return {}
     folder, result = paths.notebooks() / "params", {}
     for file in (folder / f"{tier}.yaml", folder / f"{tier}-{dataset}.yaml"):
         if file.exists():
             common = read_yaml(file)
-            own = common.pop("notebooks").get(notebook, {})
+            own = common.pop("notebooks", {}).get(notebook, {})
             result |= common | own
     return result
 

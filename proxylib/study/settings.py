@@ -9,7 +9,7 @@ import yaml
 
 from proxylib.datasets.paths import PROJECT
 from proxylib.study import paths
-from proxylib.study.methods import METHODS
+from proxylib.study.methods import BASELINES, METHODS
 from proxylib.study.runs.config import OF_BACKBONES, RunConfig
 from proxylib.study.yaml_files import read_yaml
 
@@ -84,7 +84,7 @@ def recipe_settings(recipe: str, method: str) -> dict[str, object]:
     if recipe not in RECIPES:
         raise ValueError(f"recipe={recipe!r}: expected one of {', '.join(RECIPES)}")
     settings = dict(RECIPES[recipe])
-    if recipe == "patent" and not METHODS[method].has_proxies:
+    if recipe == "patent" and method in BASELINES:
         settings["batch_size"] = 128
         settings |= {"per_class": 2} if "per_class" in METHODS[method].options else {}
     return settings

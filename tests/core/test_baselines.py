@@ -18,8 +18,8 @@ from proxylib import (
     mean_triplet_loss,
     nca_loss,
 )
+from proxylib.baselines import Softmax
 from proxylib.struct_clust import DECAY_STEPS, SWAPS, batch_nmi, worst_medoids
-from proxylib.study.runs.pretraining import Classification
 
 LABELS = torch.arange(6).repeat_interleave(4)
 
@@ -252,6 +252,24 @@ def test_nmi_equals_scikit_learn():
     assert batch_nmi(torch.zeros(3, 1).long(), torch.zeros(3).long(), 1).item() == 1
 
 
+# --- classification ---
+
+
+def test_softmax_is_the_cross_entropy_of_a_linear_classifier():
+    objective, points = Softmax(LABELS, 5).double(), torch.tensor([1, 9, 22])
+    embeddings, _ = batch(LABELS[points])
+    weight, bias = (part.tolist() for part in objective.classifier.parameters())
+    expected = []
+    for x, label in zip(embeddings.tolist(), LABELS[points].tolist(), strict=True):
+        scores = [
+            sum(w * v for w, v in zip(row, x, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
+        expected.append(math.log(sum(map(math.exp, scores))) - scores[label])
+    assert objective(embeddings, points).item() == pytest.approx(sum(expected) / 3, rel=1e-12)
+    assert len(weight) == 6
+
+
 # --- all of them ---
 
 OBJECTIVES = {
@@ -260,7 +278,7 @@ OBJECTIVES = {
     "lifted": LiftedStructure,
     "npairs": NPairs,
     "struct_clust": StructClust,
-    "classification": lambda labels: Classification(labels, 5).double(),
+    "classification": lambda labels: Softmax(labels, 5).double(),
 }
 each = pytest.mark.parametrize("name", OBJECTIVES)
 

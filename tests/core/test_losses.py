@@ -89,6 +89,8 @@ def test_hinges_are_averaged_over_the_violating_negatives():
     expected = [1 + (0.5**2 + 1) / 2, 0.0]
     assert mean_contrastive_loss(d_pos, d_neg, margin=2.0).tolist() == expected
     assert mean_contrastive_loss(d_pos + 1, d_neg / 2).tolist() == [4 + (0.25**2 + 0.5**2) / 2, 1.0]
+    pulled = mean_contrastive_loss(d_pos + 1, d_neg / 2, pull=0.5)
+    assert pulled.tolist() == [2 + (0.25**2 + 0.5**2) / 2, 0.5]  # the pushes weigh the same
     only_last = torch.tensor([[False, False, True]] * 2)
     assert mean_triplet_loss(d_pos, d_neg, only_last, margin=8.5).tolist() == [0.5, 0.0]
     assert mean_contrastive_loss(d_pos, d_neg, only_last, margin=10).tolist() == [2.0, 1.0]

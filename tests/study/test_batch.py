@@ -146,6 +146,7 @@ def test_the_later_of_a_tiers_parameters_wins(books):
         "full": "steps: 1\nlr: 1.0\nseeds: [1]\njobs: 1\nnotebooks:\n"
         "  00_bad: {lr: 2.0, seeds: [2], jobs: 2}\n",
         "full-omniglot": "seeds: [3]\njobs: 3\nnotebooks:\n  00_bad: {jobs: 4}\n",
+        "fast-omniglot": "seeds: [5]\n",
     }
     (books / "params").mkdir()
     for name, text in files.items():
@@ -159,6 +160,8 @@ def test_the_later_of_a_tiers_parameters_wins(books):
     assert values("00_bad", "kanji") == values("00_bad", "") == [1, 2.0, [2], 2]
     assert values("01_good", "omniglot") == [1, 1.0, [3], 3]
     assert values("01_good", "kanji") == [1, 1.0, [1], 1]
+    assert study.tier_parameters("fast", "00_bad", "omniglot") == {"seeds": [5]}
+    assert study.tier_parameters("fast", "00_bad", "kanji") == {}
     [first, second] = study.plan(study.notebooks(), {"seeds": [7]}, "full").values()
     assert first == {"steps": 1, "lr": 2.0, "seeds": [7], "jobs": 2}
     assert second == {"steps": 1, "lr": 1.0, "seeds": [7], "jobs": 1}
@@ -169,23 +172,36 @@ def test_full_tier_is_known_to_the_notebooks():
     planned = study.plan(books, {}, "full")
     assert all(len(values["seeds"]) >= 5 for values in planned.values())
     content = study.read_yaml(study.paths.notebooks() / "params" / "full.yaml")
-    assert content["notebooks"].keys() <= {book.stem for book in books}
-    for book in books:
-        assert study.tier_parameters("full", book.stem).keys() <= study.parameters(book).keys()
-        assert study.tier_parameters("fast", book.stem) == {}
+    own, known = content.pop("notebooks"), {book.stem: study.parameters(book) for book in books}
+    assert all(own[book].keys() <= known[book].keys() for book in own)
+    assert content.keys() <= {name for names in known.values() for name in names}
+    assert not any(study.tier_parameters("fast", book) for book in known)
 
 
-def test_a_data_set_can_have_its_own_budgets():
+@pytest.mark.parametrize(
+    ("tier", "least"),
+    [("full", {"omniglot", "grocery", "cars196-half"}), ("fast", {"grocery", "cars196-half"})],
+)
+def test_a_data_set_can_have_its_own_budgets(tier, least):
+    """Its file names nothing that no notebook has, and leaves 05 and 06 what they judge by."""
     books, where = study.notebooks(), paths.notebooks() / "params"
-    names = [file.stem.removeprefix("full-") for file in where.glob("full-*.yaml")]
-    assert "omniglot" in names and set(names) <= set(datasets.NAMES)
+    known = {book: study.parameters(book) for book in books}
+    common = study.plan(books, {"dataset": "kanji"}, tier)
+    names = {file.stem.removeprefix(f"{tier}-") for file in where.glob(f"{tier}-*.yaml")}
+    assert least <= names <= {*datasets.NAMES}
     for name in names:
-        own = study.read_yaml(where / f"full-{name}.yaml")["notebooks"]
-        common = study.plan(books, {"dataset": "kanji"}, "full")
-        planned = study.plan(books, {"dataset": name}, "full")
+        content = study.read_yaml(where / f"{tier}-{name}.yaml")
+        own = content.pop("notebooks", {})
+        assert content.keys() <= {name for names in known.values() for name in names}
+        planned = study.plan(books, {"dataset": name}, tier)
         for book in books:
-            takes = {"dataset": name} if "dataset" in common[book] else {}
-            assert planned[book] == common[book] | own.pop(book.stem, {}) | takes
+            for_all = {n: value for n, value in content.items() if n in known[book]}
+            given = for_all | own.pop(book.stem, {}) | {"dataset": name}
+            assert planned[book] == common[book] | given
+            for some in {"ratios", "static_ratios", "dynamic_ratios"} & known[book].keys():
+                default = ast.literal_eval(known[book][some]["default"])
+                ratios = planned[book].get(some, default)
+                assert {0.5, 0.75, 1.0} <= {*ratios} and max(ratios) > 1, (name, book)
         assert not own
 
 

@@ -11,9 +11,11 @@ from proxylib.study.methods import METHODS
 from proxylib.study.runs import pretraining
 from proxylib.study.runs.execution import execute
 
-PROXY = {"proxy_nca", "proxy_triplet", "dynamic"}
+# one code, told apart by their options
+NCA = {"proxy_nca", "proxy_nca_free", "dynamic", "dynamic_free"}
+PROXY = {*NCA, "proxy_triplet"}
 TUPLE = {"npairs", "struct_clust", "lifted", "semihard", "nca", "contrastive"}
-NONE, ALL = set(), PROXY | TUPLE
+NONE, ALL = set(), PROXY | TUPLE | {"softmax"}
 LOSSES, SAMPLERS, BASELINES = "proxylib.losses", "proxylib.samplers", "proxylib.baselines"
 PROXIES, RUNS, REGISTRY = "proxylib.proxies", "proxylib.study.runs", "proxylib.study.methods"
 
@@ -79,8 +81,8 @@ def copy(tmp_path, monkeypatch):
 
 def test_all_methods_are_told_apart_but_those_that_share_all_code(copy):
     assert copy.before.keys() == ALL
-    assert copy.before["dynamic"] == copy.before["proxy_nca"]  # the configuration tells them apart
-    assert len(set(copy.before.values())) == len(ALL) - 1
+    assert len({copy.before[name] for name in NCA}) == 1  # the configuration tells them apart
+    assert len(set(copy.before.values())) == len(ALL) - 3
     assert all(re.fullmatch(r"[0-9a-f]{16}", value) for value in copy.before.values())
 
 
@@ -93,7 +95,7 @@ REACHED = [
     # losses
     (LOSSES, "triplet_loss", {"proxy_triplet", "semihard"}),
     (LOSSES, "mean_triplet_loss", {"proxy_triplet"}),
-    (LOSSES, "nca_loss", {"proxy_nca", "dynamic", "nca"}),
+    (LOSSES, "nca_loss", {*NCA, "nca"}),
     (LOSSES, "contrastive_loss", {"contrastive"}),
     (LOSSES, "mean_contrastive_loss", {"contrastive"}),
     (LOSSES, "_mean_of_violating", {"proxy_triplet", "contrastive"}),
@@ -114,11 +116,7 @@ REACHED = [
     (BASELINES, "InstanceLoss", {"nca", "contrastive"}),
     (BASELINES, "positive_pairs", {"nca", "contrastive", "semihard", "lifted"}),
     (BASELINES, "BatchObjective.forward", TUPLE),
-    (
-        f"{RUNS}.pretraining",
-        "Classification",
-        ALL,
-    ),  # of the pre-trained start, which any method may have
+    (BASELINES, "Softmax", ALL),  # of the pre-trained start, which any method may have
     ("proxylib.struct_clust", "StructClust.before_step", {"struct_clust"}),
     ("proxylib.struct_clust", "worst_medoids", {"struct_clust"}),
     ("proxylib.struct_clust", "batch_nmi", {"struct_clust"}),
@@ -136,7 +134,7 @@ REACHED = [
     (SAMPLERS, "draw_triplets", PROXY),
     # what every run goes through
     ("proxylib.training", "train", ALL),
-    ("proxylib.distances", "pairwise_distance", ALL - {"npairs"}),
+    ("proxylib.distances", "pairwise_distance", ALL - {"npairs", "softmax"}),
     ("proxylib.models", "ConvNet.forward", ALL),
     ("proxylib.models", "ConvNet.normalize_like", ALL),
     (f"{RUNS}.backbones", "Backbone.forward", ALL),
@@ -198,7 +196,7 @@ def test_no_figure_and_no_claim_is_part_of_a_run(copy, floor):
     [
         # constants, and attributes that are set outside
         (LOSSES, "nca_loss.sums_over_negatives = True", "nca_loss.sums_over_negatives = False",
-         {"proxy_nca", "dynamic", "nca"}),
+         {*NCA, "nca"}),
         ("proxylib.objectives", "NORM = 3.0", "NORM = 4.0", PROXY | {"nca", "contrastive"}),
         (BASELINES, "PER_CLASS = 4", "PER_CLASS = 2", TUPLE - {"npairs"}),
         (BASELINES, "    per_class = 2\n", "    per_class = 4\n", {"npairs"}),
@@ -248,7 +246,7 @@ def test_other_results_have_fingerprints_of_their_own(copy):
         (LOSSES, "nca_loss", NONE),
         (BASELINES, "NPairs", NONE),
         (f"{RUNS}.fit", "fit", {"turned"}),
-        (f"{RUNS}.pretraining", "Classification", {"start", "turned"}),
+        (BASELINES, "Softmax", {"start", "turned"}),
         ("proxylib.training", "train", {"start", "turned"}),
         ("proxylib.retrieval", "nearest_neighbors", {"turned"}),
         ("proxylib.study.rotation", "turn", {"turned"}),
@@ -278,7 +276,7 @@ def test_the_code_of_data_counts_where_it_is_asked_for(copy):
 def test_a_file_that_was_edited_after_it_was_loaded_is_refused_by_name(copy):
     copy.insert(LOSSES, "nca_loss", "edited = True")
     for name, method in METHODS.items():
-        if name in ("npairs", "struct_clust", "lifted"):  # reach nothing in that file
+        if name in ("npairs", "struct_clust", "lifted", "softmax"):  # reach nothing in that file
             assert code.code_of(execute, *method.code()) == copy.before[name]
         else:
             with pytest.raises(RuntimeError, match=r"proxylib/losses\.py has changed since"):

@@ -9,7 +9,7 @@ import torch
 
 from proxylib.datasets import Dataset
 from proxylib.study.experiments import NORMS, PATENT_RULE, Study, milliseconds_a_step
-from proxylib.study.methods import BASELINES, BENCHMARK, METHODS
+from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
 from proxylib.study.runs import RunConfig, run
 from proxylib.study.settings import find_presets, read_presets, write_presets
 
@@ -40,6 +40,30 @@ def test_the_benchmark_is_every_method_but_dynamic_with_as_many_samples(start):
     assert {run.init for run in runs} == {start}
     assert {run.steps * run.batch_size for run in runs} == {120 * 32}
     assert len({run.batch_size for run in runs}) == 2  # some were tuned to larger batches
+
+
+@pytest.fixture
+def photographs(monkeypatch):
+    """Data of any name that fills any batch, in place of photographs that are not there."""
+    labels = torch.arange(100).repeat_interleave(4)
+    data = Dataset("photos", torch.zeros(400, 1, 1, 1), labels, tuple(map(str, range(100))))
+    monkeypatch.setattr(RunConfig, "data", lambda config: (data, data))
+
+
+@pytest.mark.filterwarnings("ignore:.*tuned")
+@pytest.mark.parametrize("dataset", ["cars196-half", "grocery", "cub200"])
+def test_references_are_compared_where_a_pretrained_network_is_trained(photographs, dataset):
+    study = kanji(dataset=dataset)
+    names = [name for name in (*BENCHMARK, *REFERENCES) for _ in (1, 2)]
+    assert [run.method for run in study.benchmark()] == names
+    assert {run.init for run in study.benchmark()} == {"pretrained"}
+    small = kanji(dataset=dataset, recipe="study").benchmark()
+    assert {run.method for run in small} == {*BENCHMARK}
+
+
+def test_the_settings_are_named():
+    assert kanji().presets_name == "presets.yaml"
+    assert kanji(recipe="today").presets_name == "defaults"
 
 
 def test_experiments_on_the_number_of_proxies():
@@ -166,10 +190,7 @@ def test_a_recipe_brings_its_network_and_settings_that_fit(home, larger_tree):
     assert dynamic.batch_norm and dict(dynamic.options)["assignment"] == "dynamic"
 
 
-def test_photographs_are_trained_on_as_in_the_patent(monkeypatch):
-    labels = torch.arange(100).repeat_interleave(4)
-    data = Dataset("photos", torch.zeros(400, 1, 1, 1), labels, tuple(map(str, range(100))))
-    monkeypatch.setattr(RunConfig, "data", lambda config: (data, data))
+def test_photographs_are_trained_on_as_in_the_patent(photographs):
     for name in ("cub200", "cars196", "sop"):
         study = kanji(dataset=name)
         assert study.recipe == "patent" and study.config().data_options == ()

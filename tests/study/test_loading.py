@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from proxylib import retrieval
+from proxylib.baselines import Softmax
 from proxylib.datasets import ImageFiles
 from proxylib.models import ConvNet
 from proxylib.study.runs import distributed
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.loading import Batches, embed, read
-from proxylib.study.runs.pretraining import Classification
 
 LABELS = torch.arange(6).repeat_interleave(5)
 
@@ -27,7 +27,7 @@ def files(home, image_tree):
 
 def batches(images, workers=0, size=4, source=None, **augment):
     torch.manual_seed(0)
-    objective = Classification(LABELS, 8)
+    objective = Softmax(LABELS, 8)
     change = Augmentation(**augment)
     return Batches(objective, images, size, source or generator(), change, workers=workers)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proxylib import losses
-from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet
+from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet, Softmax
 from proxylib.datasets import Dataset
 from proxylib.dynamic import DynamicProxyLoss
 from proxylib.models import ConvNet
@@ -19,6 +19,7 @@ from proxylib.study.methods import (
     BASELINES,
     BENCHMARK,
     METHODS,
+    REFERENCES,
     Method,
     build_objective,
     complete_options,
@@ -178,7 +179,12 @@ OPTIONS = {
     "lifted": {"margin": 1.0, "per_class": 4, "embedding_norm": None},
     "semihard": {"margin": 0.5, "per_class": 4},
     "nca": {"include_positive": False, "squared": True, "per_class": 4, "embedding_norm": 3.0},
-    "contrastive": {"margin": 1.0, "per_class": 4, "embedding_norm": 1.0},
+    "contrastive": {"margin": 1.0, "pull": 1.0, "per_class": 4, "embedding_norm": 1.0},
+    "proxy_nca_free": {
+        **{**PROXY_OPTIONS, "include_positive": False},
+        **{"embedding_norm": None, "proxy_norm": None},
+    },
+    "softmax": {},
     "dynamic": {
         **PROXY_OPTIONS,
         "include_positive": False,
@@ -188,6 +194,7 @@ OPTIONS = {
         "restart_dead": True,
     },
 }
+OPTIONS["dynamic_free"] = {**OPTIONS["dynamic"], "embedding_norm": None, "proxy_norm": None}
 # learning rates of network and proxies, batch size, augment, batch_norm, normalize
 SETTINGS = {
     "proxy_nca": (1e-3, 0.1, 32, True, False, True),
@@ -198,7 +205,10 @@ SETTINGS = {
     "semihard": (1e-3, 0.1, 32, False, False, True),
     "nca": (1e-3, 0.1, 32, False, False, True),
     "contrastive": (1e-3, 0.1, 32, True, False, True),
+    "proxy_nca_free": (1e-3, 0.1, 32, True, False, True),
+    "softmax": (1e-3, 1e-3, 32, True, False, True),
     "dynamic": (1e-3, 0.02, 32, False, True, True),
+    "dynamic_free": (1e-3, 0.02, 32, False, True, True),
 }
 
 
@@ -212,14 +222,17 @@ def test_options_and_settings_are_what_the_study_was_made_with(method):
 
 def test_the_groups_of_methods():
     proxies = [name for name, method in METHODS.items() if method.has_proxies]
-    assert proxies == ["proxy_nca", "proxy_triplet", "dynamic"]
-    assert tuple(name for name in METHODS if name != "dynamic") == BENCHMARK
-    assert BENCHMARK[2:] == BASELINES and len(BASELINES) == 6
+    dynamic = ("dynamic", "dynamic_free")
+    assert proxies == ["proxy_nca", "proxy_nca_free", "proxy_triplet", *dynamic]
+    assert REFERENCES == ("softmax",)
+    assert (*BENCHMARK, *REFERENCES, *dynamic) == tuple(METHODS)
+    assert BENCHMARK[3:] == BASELINES and len(BASELINES) == 6
 
 
 def test_methods_of_one_figure_look_different():
     for look in ("label", "color", "marker"):
-        assert len({getattr(METHODS[name], look) for name in BENCHMARK}) == len(BENCHMARK)
+        looks = [getattr(METHODS[name], look) for name in (*BENCHMARK, *REFERENCES)]
+        assert len(set(looks)) == len(looks)
     assert len({method.label for method in METHODS.values()}) == len(METHODS)
 
 
@@ -237,7 +250,7 @@ def test_every_option_is_explained_where_it_belongs():
     for name, loss in (("proxy_nca", losses.nca_loss), ("proxy_triplet", losses.triplet_loss)):
         words[name] = " ".join(inspect.getdoc(part) for part in [*proxies, loss])
     words["contrastive"] += inspect.getdoc(losses.contrastive_loss)
-    words["dynamic"] = words["proxy_nca"]
+    words |= dict.fromkeys(("proxy_nca_free", "dynamic", "dynamic_free"), words["proxy_nca"])
     for name, method in METHODS.items():
         assert not [option for option in method.options if option not in words[name]], name
 
@@ -253,7 +266,10 @@ def test_every_option_is_explained_where_it_belongs():
         ("semihard", SemiHardTriplet, None),
         ("nca", InstanceLoss, losses.nca_loss),
         ("contrastive", InstanceLoss, losses.mean_contrastive_loss),
+        ("proxy_nca_free", ProxyLoss, losses.nca_loss),
+        ("softmax", Softmax, None),
         ("dynamic", DynamicProxyLoss, losses.nca_loss),
+        ("dynamic_free", DynamicProxyLoss, losses.nca_loss),
     ],
 )
 def test_a_method_is_its_objective_with_its_loss(method, kind, loss):
@@ -282,7 +298,7 @@ def test_every_option_reaches_the_objective_or_its_loss():
         }
         objective = build_objective(name, LABELS, 8, rng(), **given)
         of_loss = objective.loss.keywords if METHODS[name].loss else {}
-        assert of_loss.keys() <= {"margin", "include_positive"}
+        assert of_loss.keys() <= {"margin", "pull", "include_positive"}
         for option, value in given.items():
             if option not in ("ratio", "assignment", "n_triplets"):
                 assert {**vars(objective), **of_loss}[option] == value, (name, option)
@@ -374,6 +390,7 @@ def test_bad_input(call, message):
         ("proxy_triplet", {"margin": float("nan")}, ValueError, "margin=nan: expected a finite"),
         ("semihard", {"per_class": 1}, ValueError, "per_class=1: expected at least 2"),
         ("npairs", {"l2": -0.1}, ValueError, "l2=-0.1: expected at least 0"),
+        ("contrastive", {"pull": -0.1}, ValueError, "pull=-0.1: expected at least 0"),
     ],
 )
 def test_options_are_checked(method, options, error, message):

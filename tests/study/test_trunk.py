@@ -15,11 +15,12 @@ from proxylib.distances import rescale
 from proxylib.objectives import ProxyLoss
 from proxylib.study.cli import app
 from proxylib.study.distance_model import load_model
+from proxylib.study.experiments import pretrained_features
 from proxylib.study.runs import RunConfig, trunk
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.backbones import Backbone
-from proxylib.study.runs.execution import Machine, execute
-from proxylib.study.runs.trunk import start_at_means, start_at_pca, through_trunk
+from proxylib.study.runs.execution import Machine, execute, starting_network
+from proxylib.study.runs.trunk import features, start_at_means, start_at_pca, through_trunk
 
 SMALL, LAST = "test_efficientnet", "blocks.2"
 
@@ -163,19 +164,53 @@ def test_mirrored_views_are_taken_by_chance():
     assert Augmentation(cached=True)(views, torch.Generator(), 400) is views
 
 
+# features
+
+
+def by_hand(model, images):
+    """What the embedding layer is given."""
+    layer = model.embedding_layer()
+    layer.weight.data, layer.bias.data = (
+        torch.eye(layer.in_features),
+        torch.zeros(layer.in_features),
+    )
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+def test_features_are_what_the_embedding_layer_is_given(home):
+    found = features(model := backbone(), pictures(40))
+    assert found.dtype == torch.float32 and len(found) == 40
+    torch.testing.assert_close(found, by_hand(model, pictures(40)))
+    assert not model.embedding_layer()._forward_pre_hooks
+
+
+@pytest.mark.parametrize("frozen", [None, LAST])
+def test_features_that_a_pretrained_network_brings_along(home, frozen):
+    options = {"n_classes": 8, "n_images": 4, "size": 32}
+    network = {"backbone": SMALL, "frozen": frozen, "freeze_batch_norm": True, "augment": False}
+    config = RunConfig(data_options=options, batch_size=8, dim=8, **network)
+    _, test = config.data()
+    torch.manual_seed(0)  # this small network has no weights to download
+    expected = by_hand(starting_network(config, test.images), test.images)
+    torch.manual_seed(0)
+    found = pretrained_features(config)
+    assert found.shape == expected.shape and len(found) == 16
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(16))
+    # half precision between trunk and tail
+    torch.testing.assert_close(found, rescale(expected, 1.0), atol=1e-2 if frozen else 1e-5, rtol=0)
+
+
 # starts
 
 
 def test_the_embedding_starts_as_principal_components(home):
     model, photos = backbone(), data(n=20, images=pictures(20))
     seen = through_trunk(model, LAST, photos, mirrored=True)
-    layer, features = model.embedding_layer(), []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    model(pictures(20))
-    hook.remove()
+    known = features(model, pictures(20)).double().numpy()
     start_at_pca(model.tail(LAST), seen.images)
     found = model(pictures(20)).detach()
-    expected = PCA(8, svd_solver="full").fit_transform(features[0].detach().double().numpy())
+    expected = PCA(8, svd_solver="full").fit_transform(known)
     distances = torch.cdist(found, found), torch.cdist(*[torch.tensor(expected).float()] * 2)
     torch.testing.assert_close(*distances, rtol=1e-2, atol=1e-2 * distances[0].max().item())
     torch.testing.assert_close(found.mean(0), torch.zeros(8), rtol=0, atol=1e-3 * found.abs().max())

@@ -3,7 +3,7 @@
 import pytest
 
 from proxylib.study import tuning
-from proxylib.study.methods import BENCHMARK, Axis
+from proxylib.study.methods import BENCHMARK, REFERENCES, Axis
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.config import describe
 from proxylib.study.settings import RECIPES, SHARED, STARTS, at_batch, resolve
@@ -31,11 +31,30 @@ def test_an_axis_tries_the_nearest_other_values():
 @pytest.mark.parametrize("start", STARTS)
 def test_every_method_gets_as_many_tries(start, recipe):
     walks = axes(start, recipe)
-    assert walks.keys() == {*BENCHMARK, *({"dynamic"} if start == "pretrained" else ())}
-    tries = {"study": (8, 6), "photos": (14, 11)}[recipe][STARTS.index(start)]
+    tries = {"study": (9, 6), "photos": (11, 8)}[recipe][STARTS.index(start)]
     assert {sum(axis.tries for axis in walk) for walk in walks.values()} == {tries}
-    kinds = {tuple(axis.names[0] in SHARED for axis in walk[:4]) for walk in walks.values()}
-    assert len({len(walk) for walk in walks.values()}) == 1 and len(kinds) <= 2
+    assert len({len(walk) for walk in walks.values()}) == 1
+    for walk in walks.values():
+        assert [axis.names for axis in walk].count(("batch_norm",)) == 1
+
+
+def test_who_walks_from_where():
+    """With photos there is one network to start from, so only what a random start lacks is left."""
+    random = {*BENCHMARK, *REFERENCES}
+    assert axes("random").keys() == axes("random", "photos").keys() == random
+    assert axes("pretrained").keys() == {*BENCHMARK, "dynamic", "dynamic_free"}
+    assert axes("pretrained", "photos").keys() == {"dynamic", "dynamic_free"}
+
+
+def test_photos_have_axes_of_their_own():
+    names = [axis.names[0] for axis in axes("random", "photos")["proxy_nca"]]
+    assert names == [
+        *("batch_size", "embedding_norm"),
+        *("lr", "embedding_start", "dropout"),
+        *("batch_norm", "proxy_lr"),
+    ]
+    names = [axis.names[0] for axis in axes("pretrained", "photos")["dynamic"]]
+    assert names == ["batch_norm", "lr", "embedding_start", "dropout", "proxy_lr"]
 
 
 @pytest.mark.parametrize("recipe", ["study", "photos"])
@@ -59,7 +78,7 @@ def test_every_axis_is_a_setting_of_its_method_and_has_other_values(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_walk_from_a_random_start_begins_at_the_defaults(recipe):
     settings = first_settings("random", recipe, {})
-    assert settings.keys() == set(BENCHMARK)
+    assert settings.keys() == {*BENCHMARK, *REFERENCES}
     for name, values in settings.items():
         expected = resolve(name, recipe=recipe, dataset="kanji", data_options={"size": 32})
         tuned = {"random": {name: values}}
@@ -79,8 +98,12 @@ def test_a_walk_from_the_pretrained_start_begins_at_what_was_chosen():
         **{"batch_size": 128, "lr": 0.004, "proxy_lr": 0.8, "augment": True, "batch_norm": False},
         **{"embedding_norm": 4.0, "proxy_norm": 4.0},
     }
+    chosen["random"]["proxy_nca_free"] |= {"lr": 0.008, "weight_decay": 1e-4}
     settings = first_settings("pretrained", "study", chosen)
-    dynamic = settings.pop("dynamic")
+    dynamic, free = settings.pop("dynamic"), settings.pop("dynamic_free")
+    assert (free["lr"], free["weight_decay"], free["proxy_lr"]) == (0.008, 1e-4, 0.02)
+    assert free["embedding_norm"] is free["proxy_norm"] is None
+    assert free["assignment"] == "dynamic" and free["batch_norm"]
     assert settings == chosen["random"] and settings["nca"] is not chosen["random"]["nca"]
     assert dynamic == {
         # Proxy-NCA's, but in batches as the method has them, and what the method adds
@@ -120,16 +143,40 @@ def test_a_walk_keeps_what_is_better(monkeypatch):
 
     landscape(monkeypatch, height)
     table = tune({}, {"proxy_nca": first()["random"]["proxy_nca"]}, 100)
-    assert len(table) == 9 and table["chosen"].sum() == 1
-    assert list(table) == ["method", "axis", "settings", "recall_at_1", "diverged", "chosen"]
-    names = ["", "batch_size", *["embedding_norm"] * 2, *["lr"] * 2, "augment", *["proxy_lr"] * 2]
-    assert table["axis"].tolist() == names
+    assert len(table) == 10 and table["chosen"].sum() == 1
+    columns = ["method", "round", "axis", "settings", "recall_at_1", "diverged", "chosen"]
+    assert list(table) == columns
+    names = ["", "batch_size", *["embedding_norm"] * 2, *["lr"] * 2, "augment", "batch_norm"]
+    assert table["axis"].tolist() == [*names, *["proxy_lr"] * 2]
+    assert table["round"].tolist() == [0] + [1] * 9
     [best] = table[table["chosen"]]["settings"]
     assert (best["batch_size"], best["proxy_norm"], best["lr"]) == (128, 4.0, 4e-3)
     assert best["embedding_norm"] == 4.0 and best["augment"] is True
     assert table.loc[table["chosen"], "recall_at_1"].item() == table["recall_at_1"].max()
     assert table["chosen"].tolist().index(True) == 5  # of equals the first
     assert not table["diverged"].any()
+
+
+def test_the_second_pass_begins_where_the_first_ended(monkeypatch):
+    """R@1 grows with the learning rate, once there is batch norm: the first pass sees it late."""
+
+    def height(config):
+        return 0.1 + 0.1 * config.batch_norm + (20 * config.lr if config.batch_norm else 0)
+
+    landscape(monkeypatch, height)
+    start = first()["random"]["semihard"]
+    once = tune({}, {"semihard": start}, 100, n_axes=5)
+    twice = tune({}, {"semihard": start}, 100, n_axes=5, passes=2)
+    assert len(once) == 8 and twice[:8].drop(columns="chosen").equals(once.drop(columns="chosen"))
+    assert twice["round"].tolist() == [0] + [1] * 7 + [2] * 7
+    assert twice["axis"].tolist()[8:] == once["axis"].tolist()[1:]
+    [end], [again] = (table[table["chosen"]]["settings"] for table in (once, twice))
+    assert end == start | {"batch_norm": True}
+    second = twice[twice["round"] == 2]["settings"].tolist()
+    assert second[0] == at_batch(end, 128) == again | {"lr": 2e-3}  # the first try of the pass
+    assert again["lr"] == 4e-3
+    tried = [settings["lr"] for settings in twice["settings"][twice["axis"] == "lr"]]
+    assert tried == [5e-4, 2e-3, 1e-3, 4e-3]
 
 
 def test_rates_go_with_the_batch_size_and_what_diverges_counts_as_nothing(monkeypatch):
@@ -159,13 +206,13 @@ def test_if_all_diverge_the_start_stays(monkeypatch):
     landscape(monkeypatch, lambda config: None)
     table = tune({}, {"lifted": first()["random"]["lifted"]}, 100)
     assert table["diverged"].all() and (table["recall_at_1"] == 0).all()
-    assert table["chosen"].tolist() == [True] + [False] * 8
+    assert table["chosen"].tolist() == [True] + [False] * 9
 
 
 def test_all_methods_walk_side_by_side_from_either_start(monkeypatch):
     for start in STARTS:
         seen = landscape(monkeypatch, lambda config: 0.5)
-        starts = first()[start]
+        starts = {name: first()[start][name] for name in axes(start)}
         table = tune(TINY, starts, 4, start, n_axes=2)
         n, tries = len(starts), sum(axis.tries for axis in axes(start)["nca"][:2])
         assert len(table) == n * (1 + tries) and len(seen) == 3
