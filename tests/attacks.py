@@ -180,6 +180,7 @@ BAD = {
     **{"angles": [[], [-1], [361], [0, 0], [NAN]], "distortions": [[0.0], [11], [NAN], 1.5]},
     **{"methods": [["nobody"], ["nca", "nca"], "nca", [3], [["nca"]]], "presets": PATHS},
     **{"n_queries": SHOWN, "n_neighbors": SHOWN, "query_image": PATHS},
+    **{"tries": WHOLE, "n_classes": [-1, 15, 1.5, "all"]},
     **{"progress": SWITCH, "interactive": SWITCH, "repeats": WHOLE, "parallel_runs": [-1, 1.5]},
     **{"proxies": [[], [1], [98, 98], [9.5], 98], "points": [[], [999], [2000, 2000], 2000]},
 }

@@ -13,7 +13,7 @@ from proxylib.study import figures
 from proxylib.study.bound_search import tight_example
 from proxylib.study.claims.statistics import interval
 from proxylib.study.figures.style import spread
-from proxylib.study.methods import BASELINES, METHODS
+from proxylib.study.methods import BASELINES, METHODS, SUCCESSORS
 
 
 @pytest.fixture(autouse=True)
@@ -278,6 +278,33 @@ def test_walk_marks_as_many_settings_as_there_may_be(recwarn):
     assert not recwarn
 
 
+def test_ladder_shows_each_switch_against_what_it_changes():
+    rows = [
+        *[("first", None, seed, 0.5 + seed / 10) for seed in (0, 1, 2)],
+        *[("more", "first", seed, 0.6 + seed / 10) for seed in (0, 1, 2)],
+        *[("less", "more", seed, 0.4 + seed / 10) for seed in (0, 1, 2)],
+    ]
+    table = pd.DataFrame(rows, columns=["setting", "changes", "seed", "recall_at_1"])
+    ax = figures.ladder(table).axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["more", "less"]
+    assert [text.get_text() for text in ax.texts] == [
+        "10.0 (10.0 to 10.0)",
+        "−20.0 (−20.0 to −20.0)",
+    ]
+    rings = [line.get_xdata() for line in ax.lines if line.get_markerfacecolor() == "none"]
+    np.testing.assert_allclose(rings, [[10] * 3, [-20] * 3])
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # in the table's order, from the top
+    one = figures.ladder(table[table["seed"] == 0]).axes[0]
+    assert [text.get_text() for text in one.texts] == ["10.0", "−20.0"]
+
+
+def test_rings_are_within_the_axes():
+    rows = [(name, seed, 0.1 + seed * 0.4) for name in ("nca", "npairs") for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "recall_at_1"])
+    low, high = figures.method_points(table, "recall_at_1", "", scale=100).axes[0].get_xlim()
+    assert low < 10 and high > 50  # two seeds have no interval that would reach so far
+
+
 def test_every_method_has_its_own_look():
     looks = [
         (style["color"], style["marker"])
@@ -290,7 +317,9 @@ def test_every_method_has_its_own_look():
         assert dynamic["color"] == static["color"]
     assert figures.method_label("dynamic") == "Proxy-NCA, dynamic"
     lines = {name: figures.method_style(name)["linestyle"] for name in METHODS}
-    assert {name for name, line in lines.items() if line == "--"} == {*BASELINES, "softmax"}
+    dashed = {name for name, line in lines.items() if line == "--"}
+    assert dashed - set(SUCCESSORS) == {*BASELINES, "softmax"}
+    assert dashed & set(SUCCESSORS) == {"multi_similarity", "supcon"}
 
 
 @pytest.mark.parametrize(

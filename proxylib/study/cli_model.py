@@ -21,6 +21,7 @@ from proxylib.study.runs.config import RunConfig
 from proxylib.study.settings import RECIPES, resolve
 from proxylib.study.yaml_files import parse_yaml
 
+_TOLD = (FloatingPointError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 FILES = ("checkpoint.pt", distance_model.WEIGHTS)
 
 
@@ -132,7 +133,7 @@ def run_train(
     with distributed.processes(device):
         try:
             result = execution.execute(config, machine, out, checkpoint_every)
-        except (FloatingPointError, ValueError, OSError, RuntimeError, MemoryError) as error:
+        except _TOLD as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
             click.echo("stopped; the same command with --resume goes on", err=True)

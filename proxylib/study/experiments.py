@@ -91,7 +91,8 @@ class Study:
         The arguments are those of `resolve`. If the method was not tuned there is a notice, and its
         settings are the defaults.
         """
-        if self.settings and method not in self.settings[start] and method in METHODS:
+        tunable = method in METHODS and start in METHODS[method].starts
+        if self.settings and tunable and method not in self.settings[start]:
             file = self.presets_file
             warnings.warn(f"{file}: {method} ({start}) is not tuned: defaults", stacklevel=2)
         tuned = {"start": start, "presets": self.settings, "budget": self.budget}

@@ -14,13 +14,21 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from proxylib.baselines import InstanceLoss, LiftedStructure, NPairs, SemiHardTriplet, Softmax
+from proxylib.baselines import (
+    PER_CLASS,
+    InstanceLoss,
+    LiftedStructure,
+    NPairs,
+    SemiHardTriplet,
+    Softmax,
+)
 from proxylib.dynamic import DynamicProxyLoss
 from proxylib.losses import Loss, mean_contrastive_loss, mean_triplet_loss, nca_loss
 from proxylib.objectives import Objective, ProxyLoss
 from proxylib.proxies import assign_random, assign_static
 from proxylib.samplers import draw_triplets
 from proxylib.struct_clust import StructClust
+from proxylib.study.peers import PeerLoss
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,11 @@ class Method:
     color: int  # in all figures, a place in the palette
     marker: str  # in all figures
     axes: tuple[Axis, ...]  # two of its own that tuning walks, beside those of all methods
-    # Options whose default is another than that of the objective and the loss.
+    # Options whose default is another than that of the objective and the loss; with `PeerLoss` all.
     defaults: Mapping[str, object] = field(default_factory=dict)
     has_proxies: bool = False  # it learns proxies; else it is a baseline
     is_reference: bool = False  # in the benchmark only where a pre-trained network is trained
-    # From which networks it is tuned; only those that a random start suits are in the benchmark.
+    # From which networks A1 tunes it; only those that a random start suits are in the benchmark.
     starts: tuple[str, ...] = ("random", "pretrained")
     lr: float = 1e-3  # learning rate of the network
     proxy_lr: float = 0.1  # of the proxies
@@ -72,8 +80,11 @@ class Method:
     @cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Every option with its type, too."""
-        found = _keywords(self.objective) | _keywords(self.loss)
-        return found | {n: found[n].replace(default=v) for n, v in self.defaults.items()}
+        found, new = _keywords(self.objective) | _keywords(self.loss), inspect.Parameter
+        return found | {
+            n: found.get(n, new(n, new.KEYWORD_ONLY)).replace(default=v)
+            for n, v in self.defaults.items()
+        }
 
     def code(self) -> list[Callable]:
         """The definitions that make this method what it is, for the cache's fingerprint."""
@@ -263,6 +274,83 @@ METHODS: dict[str, Method] = {
         augment=False,
         batch_norm=True,
     ),
+    # What came after, for 09: losses of pytorch-metric-learning with their own defaults, but for
+    # the scale of its ProxyNCALoss (1 there): 9 is the product of our norms.
+    "proxy_anchor": Method(
+        "Proxy-Anchor",
+        partial(PeerLoss, loss="ProxyAnchorLoss"),
+        None,
+        1,
+        "D",
+        (Axis(("alpha",), (8.0, 16.0, 32.0, 64.0)), PROXY_LR),
+        {"margin": 0.1, "alpha": 32.0},
+        has_proxies=True,
+        starts=(),
+    ),
+    "soft_triple": Method(
+        "SoftTriple",
+        partial(PeerLoss, loss="SoftTripleLoss"),
+        None,
+        2,
+        "<",
+        (Axis(("la",), (10.0, 20.0, 40.0)), PROXY_LR),
+        {"centers_per_class": 10, "la": 20.0, "margin": 0.01},
+        has_proxies=True,
+        starts=(),
+    ),
+    "normalized_softmax": Method(
+        "Normalised softmax",
+        partial(PeerLoss, loss="NormalizedSoftmaxLoss"),
+        None,
+        3,
+        "p",
+        (Axis(("temperature",), (0.025, 0.05, 0.1, 0.2)), PROXY_LR),
+        {"temperature": 0.05},
+        has_proxies=True,
+        starts=(),
+    ),
+    "sub_center_arcface": Method(
+        "Sub-center ArcFace",
+        partial(PeerLoss, loss="SubCenterArcFaceLoss"),
+        None,
+        4,
+        "s",
+        (Axis(("scale",), (16.0, 32.0, 64.0)), PROXY_LR),
+        {"margin": 28.6, "scale": 64.0, "sub_centers": 3},
+        has_proxies=True,
+        starts=(),
+    ),
+    "multi_similarity": Method(
+        "Multi-similarity",
+        partial(PeerLoss, loss="MultiSimilarityLoss"),
+        None,
+        5,
+        "d",
+        (Axis(("beta",), (10.0, 25.0, 50.0)), _PER_CLASS),
+        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "per_class": PER_CLASS},
+        starts=(),
+    ),
+    "supcon": Method(
+        "SupCon",
+        partial(PeerLoss, loss="SupConLoss"),
+        None,
+        6,
+        "H",
+        (Axis(("temperature",), (0.05, 0.1, 0.2)), _PER_CLASS),
+        {"temperature": 0.1, "per_class": PER_CLASS},
+        starts=(),
+    ),
+    "pml_proxy_nca": Method(
+        "Proxy-NCA (PML)",
+        partial(PeerLoss, loss="ProxyNCALoss"),
+        None,
+        7,
+        "8",
+        (Axis(("softmax_scale",), (1.0, 4.0, 9.0, 16.0)), PROXY_LR),
+        {"softmax_scale": 9.0},
+        has_proxies=True,
+        starts=(),
+    ),
 }
 ASSIGNMENTS = ("static", "dynamic")
 # Smallest value of an option, and whether it is allowed itself.
@@ -270,10 +358,13 @@ LOWEST = {
     **dict.fromkeys(("embedding_norm", "proxy_norm", "ratio", "gamma_decay"), (0, False)),
     **dict.fromkeys(("margin", "pull", "l2", "gamma", "n_triplets", "reassign_every"), (0, True)),
     **{"per_class": (2, True), "n_triplet_negatives": (1, True), "n_negatives": (1, True)},
+    **dict.fromkeys(("alpha", "beta", "la", "scale", "softmax_scale", "temperature"), (0, False)),
+    **{"base": (-1, True), "centers_per_class": (1, True), "sub_centers": (1, True)},
 }
 REFERENCES = tuple(name for name, method in METHODS.items() if method.is_reference)
 BENCHMARK = tuple(n for n, m in METHODS.items() if "random" in m.starts and not m.is_reference)
 BASELINES = tuple(name for name in BENCHMARK if not METHODS[name].has_proxies)
+SUCCESSORS = tuple(n for n, m in METHODS.items() if getattr(m.objective, "func", 0) is PeerLoss)
 
 
 def complete_options(method: str, options: Mapping[str, object]) -> dict[str, object]:

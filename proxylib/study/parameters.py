@@ -51,6 +51,7 @@ _ratios = (_all(_number(0, 1000)), "a list of different numbers above 0, at most
 _shown = (_whole(1, 50), "a whole number of 1 … 50")
 _path = (_file, "an existing file, or nothing")
 _text = (lambda value: type(value) is str), "text"
+_TUNED = [name for name, method in METHODS.items() if method.starts]
 _switch = (lambda value: type(value) is bool), "True or False"
 
 # What each parameter may be: a test, and the same in words.
@@ -82,13 +83,17 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
         "a list of different numbers above 0, at most 10; or an empty list",
     ),
     "methods": (
-        _all(lambda value: value in METHODS, empty=True),
-        f"a list of different names of {', '.join(METHODS)}; or an empty list",
+        _all(lambda value: value in _TUNED, empty=True),
+        f"a list of different names of {', '.join(_TUNED)}; or an empty list",
     ),
     **dict.fromkeys(("axes", "parallel_runs"), (_whole(0), "a whole number, 0 or more")),
     "proxies": (_all(_whole(2)), "a list of different whole numbers, 2 or more"),
     "points": (_all(_whole(1000)), "a list of different whole numbers, 1000 or more"),
-    "repeats": _budget,
+    **dict.fromkeys(("repeats", "tries"), _budget),
+    "n_classes": (
+        lambda value: value == 0 or _whole(16)(value),
+        "a whole number, 16 or more; or 0 for all",
+    ),
     "n_queries": _shown,
     "n_neighbors": _shown,
     "presets": _path,

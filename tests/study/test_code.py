@@ -7,7 +7,7 @@ import pytest
 
 from proxylib.datasets import code
 from proxylib.study import rotation
-from proxylib.study.methods import METHODS
+from proxylib.study.methods import METHODS, SUCCESSORS
 from proxylib.study.runs import pretraining
 from proxylib.study.runs.execution import execute
 
@@ -15,7 +15,8 @@ from proxylib.study.runs.execution import execute
 NCA = {"proxy_nca", "proxy_nca_free", "dynamic", "dynamic_free"}
 PROXY = {*NCA, "proxy_triplet"}
 TUPLE = {"npairs", "struct_clust", "lifted", "semihard", "nca", "contrastive"}
-NONE, ALL = set(), PROXY | TUPLE | {"softmax"}
+PEERS = set(SUCCESSORS)  # one code, told apart by the name of their loss
+NONE, ALL = set(), PROXY | TUPLE | {"softmax"} | PEERS
 LOSSES, SAMPLERS, BASELINES = "proxylib.losses", "proxylib.samplers", "proxylib.baselines"
 PROXIES, RUNS, REGISTRY = "proxylib.proxies", "proxylib.study.runs", "proxylib.study.methods"
 
@@ -81,8 +82,9 @@ def copy(tmp_path, monkeypatch):
 
 def test_all_methods_are_told_apart_but_those_that_share_all_code(copy):
     assert copy.before.keys() == ALL
-    assert len({copy.before[name] for name in NCA}) == 1  # the configuration tells them apart
-    assert len(set(copy.before.values())) == len(ALL) - 3
+    for same in (NCA, PEERS):  # the configuration tells them apart
+        assert len({copy.before[name] for name in same}) == 1
+    assert len(set(copy.before.values())) == len(ALL) - len(NCA) - len(PEERS) + 2
     assert all(re.fullmatch(r"[0-9a-f]{16}", value) for value in copy.before.values())
 
 
@@ -120,6 +122,7 @@ REACHED = [
     ("proxylib.struct_clust", "StructClust.before_step", {"struct_clust"}),
     ("proxylib.struct_clust", "worst_medoids", {"struct_clust"}),
     ("proxylib.struct_clust", "batch_nmi", {"struct_clust"}),
+    ("proxylib.study.peers", "PeerLoss.forward", PEERS),
     ("proxylib.proxy_nca", "ProxyNCA", NONE),  # for users, not for the study
     # proxies and batches
     (PROXIES, "init_proxies", PROXY),
@@ -128,13 +131,13 @@ REACHED = [
     (PROXIES, "draw_distinct", PROXY),
     (PROXIES, "assign_by_label", NONE),
     (SAMPLERS, "Stream.__next__", ALL),
-    (SAMPLERS, "class_batches", TUPLE),
+    (SAMPLERS, "class_batches", TUPLE | PEERS),
     (SAMPLERS, "pair_batches", PROXY),
     (SAMPLERS, "triplet_batches", PROXY),
     (SAMPLERS, "draw_triplets", PROXY),
     # what every run goes through
     ("proxylib.training", "train", ALL),
-    ("proxylib.distances", "pairwise_distance", ALL - {"npairs", "softmax"}),
+    ("proxylib.distances", "pairwise_distance", ALL - PEERS - {"npairs", "softmax"}),
     ("proxylib.models", "ConvNet.forward", ALL),
     ("proxylib.models", "ConvNet.normalize_like", ALL),
     (f"{RUNS}.backbones", "Backbone.forward", ALL),
@@ -276,7 +279,7 @@ def test_the_code_of_data_counts_where_it_is_asked_for(copy):
 def test_a_file_that_was_edited_after_it_was_loaded_is_refused_by_name(copy):
     copy.insert(LOSSES, "nca_loss", "edited = True")
     for name, method in METHODS.items():
-        if name in ("npairs", "struct_clust", "lifted", "softmax"):  # reach nothing in that file
+        if name in {"npairs", "struct_clust", "lifted", "softmax"} | PEERS:  # reach nothing there
             assert code.code_of(execute, *method.code()) == copy.before[name]
         else:
             with pytest.raises(RuntimeError, match=r"proxylib/losses\.py has changed since"):

@@ -16,7 +16,7 @@ from proxylib.study.claims import BASELINES, Claim
 from proxylib.study.claims.speed import SHARE
 from proxylib.study.claims.statistics import Interval, interval, show_interval, times_to
 from proxylib.study.figures.curves import draw_curves, draw_ratios
-from proxylib.study.figures.rows import VERDICTS, ledger, method_points
+from proxylib.study.figures.rows import VERDICTS, ladder, ledger, method_points
 from proxylib.study.figures.saving import stamp
 from proxylib.study.figures.style import method_label, name_at_right
 from proxylib.study.methods import METHODS
@@ -31,7 +31,7 @@ def published(notebook: str, folder: Path | None = None) -> tuple[Figure | None,
     can show whatever it gets. Methods that the registry lacks are left out and named below.
 
     Args:
-        notebook: name without ending, of 03 to 06 or 08.
+        notebook: name without ending, of 03 to 06, 08 or 09.
         folder: has the folders DATASET-full; by default the checkout's `figures`.
 
     Returns:
@@ -71,6 +71,8 @@ def _read(file: Path) -> tuple[pd.DataFrame | list[Claim], dict, list[str]]:
         claims = [Claim(*(math.nan if value is None else value for value in row)) for row in rows]
         return claims, source["provenance"]["parameters"], []
     table = pd.read_csv(file)
+    if "changes" in table:  # in 09 all are Proxy-NCA
+        return table, source["parameters"], []
     if "curve" in table:  # in 05 and 06 a row without a ratio is of the method it names
         table = table[table["seed"].notna()]  # without the patent's own values
         table = table.assign(method=table["curve"].where(table["ratio"].isna(), "proxy_nca"))
@@ -166,6 +168,27 @@ def _claims(results: Mapping[str, Sequence[Claim]]) -> Shown:
     return ledger(results), rows, "; ".join(clauses)
 
 
+def _switches(results: Mapping[str, pd.DataFrame]) -> Shown:
+    rows, clauses = [], []
+    for dataset, table in results.items():
+        wide = 100 * table.pivot(index="seed", columns="setting", values="recall_at_1")
+        pairs = table.dropna(subset="changes").drop_duplicates("setting")
+        before = dict(zip(pairs["setting"], pairs["changes"], strict=True))
+        gaps = {name: interval(wide[name] - wide[other]) for name, other in before.items()}
+        rows.append({name: show_interval(wide[name]) for name in table["setting"].unique()})
+        most = max(gaps, key=lambda name: abs(gaps[name].mean))
+        told = [f"“{name}” {gaps[name].show()}" for name in gaps if "positive" in name]
+        clauses.append(f"on {dataset}, “{most}” changes Recall@1 most, by {gaps[most].show()}")
+        clauses[-1] += "".join(f", {text}" for text in told)
+
+    def draw(ax: plt.Axes, dataset: str) -> None:
+        ladder(results[dataset], ax)
+        if ax.get_subplotspec().colspan.start:  # its neighbour has the names
+            ax.set_yticklabels([])
+
+    return _panels([*results], 4.2, draw), rows, "; ".join(clauses)
+
+
 def _against_best_baseline(
     own: Mapping[str, pd.DataFrame], results: Mapping[str, pd.DataFrame], does: str
 ) -> tuple[list[dict], str]:
@@ -228,4 +251,5 @@ _NOTEBOOKS: dict[str, tuple[str, Callable[[Mapping], Shown]]] = {
     "05_proxy_ratio_static": ("05_proxy_ratio_static-ratio.csv", _ratios),
     "06_proxy_ratio_dynamic": ("06_proxy_ratio_dynamic-ratio.csv", _ratios),
     "08_claims": ("claims.json", _claims),
+    "09_just_softmax": ("09_just_softmax-switches.csv", _switches),
 }

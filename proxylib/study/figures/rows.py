@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from proxylib.study.claims import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Claim
-from proxylib.study.claims.statistics import show_interval
+from proxylib.study.claims.statistics import interval, show_interval
 from proxylib.study.figures.style import MEAN, RIGHT, WRONG, method_label, method_style
 
 VERDICTS = {  # sign and colour
@@ -67,6 +67,8 @@ def method_points(
     mark["palette"] = [styles[name]["color"] for name in rank.index]
     look = {"hue": "method", "hue_order": rank.index, "legend": False}
     sns.pointplot(complete, **rows, **look, **mark, **MEAN)
+    ax.dataLim.update_from_data_x(shown["value"].dropna())  # it has no eye for rings
+    ax.autoscale_view(scaley=False)
     for method, values in groups:
         missed = f"{values.count()} of {len(values)} seeds get there"
         note = missed if rank["missed"][method] else show_interval(values, digits)
@@ -105,6 +107,35 @@ def switches(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             ax.annotate(f"{values.mean():.0f}", (values.max(), setting), (8, 0), **beside)
         ax.set(xlabel=f"{label} (%)", ylabel="", xlim=(-4, 116), xticks=range(0, 101, 20))
     return fig
+
+
+def ladder(table: pd.DataFrame, ax: plt.Axes | None = None) -> Figure:
+    """A row per setting: its Recall@1 minus that of the setting which it changes, seed by seed.
+
+    Every seed a small ring, their mean a mark, its 95 % interval a bar and, at the right, numbers.
+
+    Args:
+        table: one row per run: `setting`, `changes` (the setting that it differs from by one
+            switch; missing where it has none to be compared with), `seed`, `recall_at_1`.
+        ax: where to draw; by default a new figure.
+    """
+    wide = 100 * table.pivot(index="seed", columns="setting", values="recall_at_1")
+    rows = table.dropna(subset="changes").drop_duplicates("setting")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.2), layout="constrained")
+    for place, (setting, before) in enumerate(zip(rows["setting"], rows["changes"], strict=True)):
+        gaps = wide[setting] - wide[before]
+        mean, low, high = interval(gaps)
+        ax.plot(gaps, [place + 0.22] * len(gaps), "o", ms=5, mfc="none", mec="0.35")
+        ax.plot([low, high], [place] * 2, color="black", lw=1.5)
+        ax.plot(mean, place, "o", ms=9, color=RIGHT if mean > 0 else WRONG, mec="0.2", mew=0.6)
+        at = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
+        ax.annotate(show_interval(gaps), (1.02, place), **at)
+    ax.axvline(0, color="0.3", ls=":", lw=1.5)
+    ax.set(xlabel="points of Recall@1 gained", ylim=(len(rows) - 0.4, -0.5))
+    ax.set_yticks(range(len(rows)), rows["setting"])
+    ax.grid(axis="y", visible=False)
+    return ax.figure
 
 
 def walk(table: pd.DataFrame) -> Figure:

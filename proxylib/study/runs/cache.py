@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from proxylib.datasets.caching import cached, is_cached
 from proxylib.datasets.code import code_of
-from proxylib.study.methods import METHODS
+from proxylib.study import peers
+from proxylib.study.methods import METHODS, SUCCESSORS
 from proxylib.study.runs import backbones, pretraining, timm_weights
 from proxylib.study.runs.config import RunConfig
 from proxylib.study.runs.execution import Machine, RunResult, execute
@@ -115,6 +116,8 @@ def fingerprint(config: RunConfig) -> str:
     parts = [code_of(execute, *method.code()), *(f"{k}={v}" for k, v in fixed.items())]
     parts += [part.fingerprint() for part in config.data()]
     parts += [torch.__version__, np.__version__, version("scikit-learn")]
+    if config.method in SUCCESSORS:
+        parts.append(peers.version())
     if config.backbone != "convnet":
         parts.append(version("torchvision"))
         if config.backbone != backbones.GOOGLENET:

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from proxylib import datasets
 from proxylib.datasets import Dataset
-from proxylib.study.methods import METHODS, complete_options
+from proxylib.study.methods import METHODS, SUCCESSORS, complete_options
 from proxylib.study.runs import backbones
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,8 +163,8 @@ class RunConfig:
             raise ValueError(f"optimizer={self.optimizer!r}: torch.optim has no such optimizer")
         if self.optimizer in UNFIT:
             raise ValueError(f"optimizer={self.optimizer!r}: it {UNFIT[self.optimizer]}")
-        if self.record_bounds and not method.has_proxies:
-            raise ValueError(f"record_bounds: {self.method} has no proxies")
+        if self.record_bounds and (not method.has_proxies or self.method in SUCCESSORS):
+            raise ValueError(f"record_bounds: {self.method} has no proxies that we know bounds for")
 
     def _check_types(self) -> None:
         for field in fields(self):
