@@ -130,7 +130,7 @@ def test_every_method_runs(home, method):
     options = {"per_class": 2} if "per_class" in METHODS[method].options else {}
     result = run(small(method=method, options=options))
     assert result.history["loss"].iloc[1:].notna().all()
-    has_proxies = method in ("proxy_nca", "proxy_triplet", "dynamic")
+    has_proxies = METHODS[method].has_proxies
     assert result.proxies.shape == (4 if has_proxies else 0, 64)
     assert result.assignment.shape == (16 if has_proxies else 0,)
     assert result.embeddings.shape == (16, 64) and result.embeddings.dtype == np.float32
@@ -261,7 +261,8 @@ def test_what_the_registry_alone_says_is_in_the_fingerprint(home, monkeypatch, m
     for name, value in (("lr", 0.7), ("proxy_lr", 0.7), ("batch_size", 4), ("defaults", {})):
         assert changed(**{name: value}) == set()
         assert name == "defaults" or getattr(RunConfig(method=method), name) == value
-    name = "ratio" if entry.has_proxies else "l2" if method == "npairs" else "per_class"
+    others = {"npairs": "l2", "softmax": "dim"}
+    name = "ratio" if entry.has_proxies else others.get(method, "per_class")
     plain = getattr(entry.objective, "func", entry.objective)
     for value in (2, 3):  # what is fixed in the entry is no option
         fixed = functools.partial(plain, **{name: value})
