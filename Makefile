@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help study full test test-code test-notebooks attack kills lab notebooks lock clean
+.PHONY: help study full test test-code test-notebooks attack kills report report-check student lab \
+	notebooks lock clean
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 study: .venv/installed ## set up, then run all notebooks (fast tier) into figures/kanji-fast
 	$(BIN)/proxylib study
@@ -28,6 +29,15 @@ attack: .venv/installed ## set up, then try 1,600 bad inputs and count what come
 
 kills: .venv/installed ## set up, then kill a study 20 times and compare what it ends with
 	$(BIN)/python tests/kills.py
+
+report: .venv/installed ## set up, then build a site of all notebooks and verdicts: report/index.html
+	$(BIN)/proxylib report
+
+report-check: report ## the same, then open every page in headless Chromium, on a desktop and a phone
+	$(BIN)/python tests/report_check.py report
+
+student: .venv/installed ## write the notebooks without solutions and outputs into student/
+	$(BIN)/proxylib student
 
 lab: .venv/installed ## set up, then open JupyterLab
 	$(BIN)/jupyter lab notebooks

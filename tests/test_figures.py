@@ -12,6 +12,7 @@ from proxylib.datasets import Dataset
 from proxylib.study import figures
 from proxylib.study.bound_search import tight_example
 from proxylib.study.claims.statistics import interval
+from proxylib.study.figures import saving
 from proxylib.study.figures.style import spread
 from proxylib.study.methods import BASELINES, METHODS, SUCCESSORS
 
@@ -101,6 +102,15 @@ def outside(ax):
     """Whether the legend is beside the axes, so that it hides no data."""
     ax.figure.canvas.draw()
     return not ax.bbox.overlaps(ax.get_legend().get_window_extent())
+
+
+def test_a_figure_is_shown_once_with_words_beside_it(monkeypatch):
+    shown = []
+    monkeypatch.setattr(saving, "display", lambda fig, metadata: shown.append((fig, metadata)))
+    fig, _ = plt.subplots()
+    figures.show(fig, "A line that rises.")
+    assert shown == [(fig, {"image/png": {"alt": "A line that rises."}})]
+    assert fig.number not in plt.get_fignums(), "the end of the cell would show it again"
 
 
 def test_convergence_shows_every_seed():

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import click
+import nbformat
 
 import proxylib
 from proxylib import datasets
-from proxylib.datasets.paths import cache, expanded, writable
+from proxylib.datasets.paths import PROJECT, cache, expanded, writable
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli_model import run_search, run_train
+from proxylib.study.exercises import for_students
 from proxylib.study.runs import DASK
 
 
@@ -127,6 +129,44 @@ def run_fetch(name: str, progress: bool) -> None:
         datasets.FETCH[name](click.echo, progress)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+@app.command("report")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="report",
+    show_default=True,
+    help="Folder of the site; its start page is index.html.",
+)
+def run_report(out: Path) -> None:
+    """Build a static site of the executed notebooks, the full tier's verdicts first."""
+    try:
+        from proxylib.study import report  # here, for nbconvert takes a second to import
+
+        page = report.build(study.notebooks(), PROJECT / "figures", writable(expanded(out)))
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"open {page}")
+
+
+@app.command("student")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="student",
+    show_default=True,
+    help="Folder of the notebooks.",
+)
+def run_student(out: Path) -> None:
+    """Write the notebooks without the solutions of their exercises, and without outputs."""
+    try:
+        folder = writable(expanded(out))
+        for path in study.notebooks():
+            nbformat.write(for_students(nbformat.read(path, 4)), folder / path.name)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"notebooks in {folder}")
 
 
 app.add_command(run_train)

@@ -4,10 +4,17 @@ from proxylib.study.figures.curves import convergence, method_curves, proxy_rati
 from proxylib.study.figures.full_tier import published
 from proxylib.study.figures.pictures import circle, gallery, image_grid
 from proxylib.study.figures.rows import VERDICTS, ladder, ledger, method_points, switches, walk
-from proxylib.study.figures.saving import provenance, provenance_table, save, save_metrics, stamp
+from proxylib.study.figures.saving import (
+    provenance,
+    provenance_table,
+    save,
+    save_metrics,
+    show,
+    stamp,
+)
 from proxylib.study.figures.style import RIGHT, WRONG, method_label, method_style, title, use_style
 
 __all__ = ["RIGHT", "VERDICTS", "WRONG", "circle", "convergence", "gallery", "image_grid", "ledger"]
 __all__ += ["method_curves", "method_label", "method_points", "method_style", "provenance"]
 __all__ += ["provenance_table", "proxy_ratio", "published", "rotation", "save", "save_metrics"]
-__all__ += ["ladder", "stamp", "switches", "title", "use_style", "walk"]
+__all__ += ["ladder", "show", "stamp", "switches", "title", "use_style", "walk"]

@@ -9,7 +9,9 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 from matplotlib.figure import Figure
 
 import proxylib
@@ -61,6 +63,16 @@ def save(fig: Figure, name: str, data: pd.DataFrame, out: Path, source: dict) ->
     table = data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write(out / f"{name}.csv", lambda file: file.write(table.encode()))
     _write_json(out / f"{name}.json", {"figure": f"{name}.png", "data": f"{name}.csv", **source})
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Show a figure in a notebook, with words for those who can't see it.
+
+    Args:
+        alt: what it shows, in a sentence: the kind of plot, what is drawn against what.
+    """
+    display(fig, metadata={"image/png": {"alt": alt}})
+    plt.close(fig)  # else it is shown once more when the cell ends
 
 
 def save_metrics(notebook: str, metrics: dict[str, float], out: Path, source: dict) -> None:
