@@ -176,6 +176,7 @@ METHODS: dict[str, Method] = {
         (PROXY_LR, _WEIGHT_DECAY),
         _FREE,
         has_proxies=True,
+        batch_norm=True,  # from a random start it hardly trains without
     ),
     "proxy_triplet": Method(
         "Proxy-Triplet",

@@ -207,7 +207,7 @@ SETTINGS = {
     "semihard": (1e-3, 0.1, 32, False, False, True),
     "nca": (1e-3, 0.1, 32, False, False, True),
     "contrastive": (1e-3, 0.1, 32, True, False, True),
-    "proxy_nca_free": (1e-3, 0.1, 32, True, False, True),
+    "proxy_nca_free": (1e-3, 0.1, 32, True, True, True),
     "softmax": (1e-3, 1e-3, 32, True, False, True),
     "dynamic": (1e-3, 0.02, 32, False, True, True),
     "dynamic_free": (1e-3, 0.02, 32, False, True, True),
