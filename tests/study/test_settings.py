@@ -290,7 +290,7 @@ def test_the_committed_presets_are_complete():
             assert wanted - untuned <= methods.keys() <= wanted
             for name, values in methods.items():
                 config = resolve(name, start=start, presets=tuned)
-                got = {field: getattr(config, field) for field in SHARED} | dict(config.options)
+                got = describe(config) | dict(config.options)
                 assert {field: got[field] for field in values} == values
                 assert config.init == start
 
