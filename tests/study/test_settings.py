@@ -11,7 +11,7 @@ from proxylib.datasets import READERS, Dataset, kanji
 from proxylib.datasets.paths import PROJECT
 from proxylib.study import paths
 from proxylib.study.methods import BASELINES, METHODS, REFERENCES, SUCCESSORS
-from proxylib.study.runs import RunConfig, backbones, run
+from proxylib.study.runs import RunConfig, backbones, describe, run
 from proxylib.study.settings import (
     RECIPES,
     SHARED,
