@@ -28,10 +28,9 @@ class Interval(NamedTuple):
         return math.isnan(self.low)
 
     def show(self, unit: str = "points", sign: str = "+") -> str:
-        """The mean with its unit, and in brackets the interval, or that there is none."""
-        few = f"fewer than {LEAST} seeds"
-        between = few if self.is_unknown else f"{self.low:.2f} to {self.high:.2f}"
-        text = " ".join(filter(None, (f"{self.mean:{sign}.2f}", unit, f"({between})")))
+        """The mean with its unit, and the interval in brackets if there is one."""
+        between = "" if self.is_unknown else f"({self.low:.2f} to {self.high:.2f})"
+        text = " ".join(filter(None, (f"{self.mean:{sign}.2f}", unit, between)))
         return text.replace("-", "−")
 
 
