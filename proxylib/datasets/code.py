@@ -35,7 +35,7 @@ SOURCES = _read_sources()  # what this process runs: modules are loaded once
 class _Module:
     """Top-level definitions of a module, what they use, and what its imports mean."""
 
-    definitions: dict[str, list[str]] = field(default_factory=dict)  # statements, as `ast.dump`
+    definitions: dict[str, list[str]] = field(default_factory=dict)  # statements, as `_text`
     uses: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)  # name → (module, name there)
 
@@ -112,9 +112,19 @@ def _parse(module: str, source: str) -> _Module:
         parsed.imports |= _imported(node)
     for node in body:
         for name in _defined(node):
-            parsed.definitions.setdefault(name, []).append(ast.dump(node))
+            parsed.definitions.setdefault(name, []).append(_text(node))
             parsed.uses.setdefault(name, set()).update(_uses(module, node, parsed.imports))
     return parsed
+
+
+def _text(value: object) -> str:
+    """Like `ast.dump`, but the same with every version of Python: what is empty is left out."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    fields = ((name, inner) for name, inner in ast.iter_fields(value) if inner not in (None, []))
+    return f"{type(value).__name__}({', '.join(f'{name}={_text(v)}' for name, v in fields)})"
 
 
 def _defined(node: ast.stmt) -> Iterator[str]:
