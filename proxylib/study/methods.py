@@ -158,6 +158,14 @@ _DYNAMIC = {"assignment": "dynamic", "n_triplets": 64_000, "reassign_every": 25}
 _DYNAMIC |= {"restart_dead": True}
 _PER_CLASS = Axis(("per_class",), (2, 4, 8))
 
+
+def _successor(label: str, loss: str, color: int, marker: str, **defaults) -> Method:
+    """A loss of pytorch-metric-learning; A1 leaves it alone, 09 tunes its learning rates."""
+    learns = "per_class" not in defaults  # vectors, in place of proxies
+    objective = partial(PeerLoss, loss=loss)
+    return Method(label, objective, None, color, marker, (), defaults, learns, starts=())
+
+
 # Defaults were chosen on the tuning characters of kanji, batch 32, 3,000 steps, one seed: with and
 # without augmentation × two values of what matters most (l2, margin, norm, γ, or lr), for every
 # method. Not from that grid: Proxy-Triplet's norms and lifted's `normalize` (a few more runs
@@ -277,81 +285,29 @@ METHODS: dict[str, Method] = {
     ),
     # What came after, for 09: losses of pytorch-metric-learning with their own defaults, but for
     # the scale of its ProxyNCALoss (1 there): 9 is the product of our norms.
-    "proxy_anchor": Method(
-        "Proxy-Anchor",
-        partial(PeerLoss, loss="ProxyAnchorLoss"),
-        None,
-        1,
-        "D",
-        (Axis(("alpha",), (8.0, 16.0, 32.0, 64.0)), PROXY_LR),
-        {"margin": 0.1, "alpha": 32.0},
-        has_proxies=True,
-        starts=(),
+    "proxy_anchor": _successor("Proxy-Anchor", "ProxyAnchorLoss", 1, "D", margin=0.1, alpha=32.0),
+    "soft_triple": _successor(
+        "SoftTriple", "SoftTripleLoss", 2, "<", centers_per_class=10, la=20.0, margin=0.01
     ),
-    "soft_triple": Method(
-        "SoftTriple",
-        partial(PeerLoss, loss="SoftTripleLoss"),
-        None,
-        2,
-        "<",
-        (Axis(("la",), (10.0, 20.0, 40.0)), PROXY_LR),
-        {"centers_per_class": 10, "la": 20.0, "margin": 0.01},
-        has_proxies=True,
-        starts=(),
+    "normalized_softmax": _successor(
+        "Normalised softmax", "NormalizedSoftmaxLoss", 3, "p", temperature=0.05
     ),
-    "normalized_softmax": Method(
-        "Normalised softmax",
-        partial(PeerLoss, loss="NormalizedSoftmaxLoss"),
-        None,
-        3,
-        "p",
-        (Axis(("temperature",), (0.025, 0.05, 0.1, 0.2)), PROXY_LR),
-        {"temperature": 0.05},
-        has_proxies=True,
-        starts=(),
-    ),
-    "sub_center_arcface": Method(
+    "sub_center_arcface": _successor(
         "Sub-center ArcFace",
-        partial(PeerLoss, loss="SubCenterArcFaceLoss"),
-        None,
+        "SubCenterArcFaceLoss",
         4,
         "s",
-        (Axis(("scale",), (16.0, 32.0, 64.0)), PROXY_LR),
-        {"margin": 28.6, "scale": 64.0, "sub_centers": 3},
-        has_proxies=True,
-        starts=(),
+        **{"margin": 28.6, "scale": 64.0, "sub_centers": 3},
     ),
-    "multi_similarity": Method(
+    "multi_similarity": _successor(
         "Multi-similarity",
-        partial(PeerLoss, loss="MultiSimilarityLoss"),
-        None,
+        "MultiSimilarityLoss",
         5,
         "d",
-        (Axis(("beta",), (10.0, 25.0, 50.0)), _PER_CLASS),
-        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "per_class": PER_CLASS},
-        starts=(),
+        **{"alpha": 2.0, "beta": 50.0, "base": 0.5, "per_class": PER_CLASS},
     ),
-    "supcon": Method(
-        "SupCon",
-        partial(PeerLoss, loss="SupConLoss"),
-        None,
-        6,
-        "H",
-        (Axis(("temperature",), (0.05, 0.1, 0.2)), _PER_CLASS),
-        {"temperature": 0.1, "per_class": PER_CLASS},
-        starts=(),
-    ),
-    "pml_proxy_nca": Method(
-        "Proxy-NCA (PML)",
-        partial(PeerLoss, loss="ProxyNCALoss"),
-        None,
-        7,
-        "8",
-        (Axis(("softmax_scale",), (1.0, 4.0, 9.0, 16.0)), PROXY_LR),
-        {"softmax_scale": 9.0},
-        has_proxies=True,
-        starts=(),
-    ),
+    "supcon": _successor("SupCon", "SupConLoss", 6, "H", temperature=0.1, per_class=PER_CLASS),
+    "pml_proxy_nca": _successor("Proxy-NCA (PML)", "ProxyNCALoss", 7, "8", softmax_scale=9.0),
 }
 ASSIGNMENTS = ("static", "dynamic")
 # Smallest value of an option, and whether it is allowed itself.

@@ -83,10 +83,8 @@ def test_they_are_a_group_of_their_own():
     for start in ("random", "pretrained"):
         assert not {*SUCCESSORS} & tuning.axes(start).keys()
     for name in SUCCESSORS:
-        walked = [axis.names[0] for axis in METHODS[name].axes]
-        known = METHODS[name].options.keys() | {"proxy_lr"}
-        assert len(walked) == 2 and set(walked) <= known
-        assert ("proxy_lr" in walked) == METHODS[name].has_proxies
+        learns = "per_class" not in METHODS[name].options
+        assert METHODS[name].has_proxies == learns and not METHODS[name].axes
 
 
 def test_runs_of_other_methods_stay_what_they_are(home, monkeypatch):
