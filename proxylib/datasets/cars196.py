@@ -21,9 +21,12 @@ SPLITS = (
     ("cars_train_annos.mat", "cars_train", 8_144),
     ("cars_test_annos_withlabels.mat", "cars_test", 8_041),
 )
-ADVICE = (
+WHERE = (
     "Its makers' links are dead; https://github.com/pytorch/vision/issues/7545 says where copies "
-    "are. Say in data_root where yours is. Expected: cars_annos.mat and car_ims/*.jpg; or "
+    "are. Say in data_root where yours is. Expected: "
+)
+ADVICE = (
+    f"{WHERE}cars_annos.mat and car_ims/*.jpg; or "
     "devkit/cars_meta.mat, devkit/cars_train_annos.mat, devkit/cars_test_annos_withlabels.mat, "
     "cars_train/*.jpg and cars_test/*.jpg"
 )

@@ -16,8 +16,7 @@ from proxylib.datasets.photos import Annotations, begin, build, present
 ARCHIVE = "cars196-half.tar"
 N_CLASSES, N_TRAIN, N_IMAGES = 196, 98, 8_144
 ADVICE = (
-    "Its makers' links are dead; https://github.com/pytorch/vision/issues/7545 says where copies "
-    "are. Say in data_root where yours is. Expected: cars_train/*.jpg with devkit/cars_meta.mat "
+    f"{cars196.WHERE}cars_train/*.jpg with devkit/cars_meta.mat "
     "and devkit/cars_train_annos.mat; or one folder per model, whose names in order are the "
     "official order, with the photographs already cut to the cars"
 )
