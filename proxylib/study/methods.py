@@ -29,6 +29,7 @@ from proxylib.proxies import assign_random, assign_static
 from proxylib.samplers import draw_triplets
 from proxylib.struct_clust import StructClust
 from proxylib.study.peers import PeerLoss
+from proxylib.study.reassignment import ClusterProxyLoss, OracleProxyLoss
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def proxies_by_label(
         dim: D, width of the embedding.
         generator: source of everything random.
         ratio: proxies per label; their number is rounded.
-        assignment: `"static"` (by label, fractional, or several per label: `assign_static`) or
-            `"dynamic"` (`DynamicProxyLoss`, from a random assignment).
+        assignment: `"static"` (by label, fractional, or several per label: `assign_static`);
+            `"dynamic"` (`DynamicProxyLoss`, from a random assignment), or with another
+            re-assignment `"clusters"` or `"oracle"` (reassignment.py).
         n_triplets: 0 = the objective knows the labels and Z is all points of other labels; else
             it only gets so many triplets, drawn once.
         n_triplet_negatives: points Z of each of those.
@@ -134,7 +136,10 @@ def proxies_by_label(
         for name in _keywords(DynamicProxyLoss):
             options.pop(name, None)
     else:
-        vector, objective = assign_random(len(labels), n_proxies, generator), DynamicProxyLoss
+        vector = assign_random(len(labels), n_proxies, generator)
+        objective = DynamicProxyLoss if assignment == "dynamic" else ClusterProxyLoss
+        if assignment == "oracle":
+            objective = partial(OracleProxyLoss, truth=labels)
     triplets = None
     if n_triplets:
         triplets = draw_triplets(labels, n_triplets, n_triplet_negatives, generator)
@@ -309,7 +314,7 @@ METHODS: dict[str, Method] = {
     "supcon": _successor("SupCon", "SupConLoss", 6, "H", temperature=0.1, per_class=PER_CLASS),
     "pml_proxy_nca": _successor("Proxy-NCA (PML)", "ProxyNCALoss", 7, "8", softmax_scale=9.0),
 }
-ASSIGNMENTS = ("static", "dynamic")
+ASSIGNMENTS = ("static", "dynamic", "clusters", "oracle")
 # Smallest value of an option, and whether it is allowed itself.
 LOWEST = {
     **dict.fromkeys(("embedding_norm", "proxy_norm", "ratio", "gamma_decay"), (0, False)),

@@ -109,6 +109,38 @@ def switches(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     return fig
 
 
+def occupancy(points: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Figure, pd.DataFrame]:
+    """Points per proxy as sorted bars: a row per way to assign, a column per step.
+
+    Args:
+        points: way → step → (P,) int64, the points that each proxy serves; all of the same steps.
+
+    Returns:
+        The figure; `way`, `step`, `rank` (from 1, the proxy with most points first), `points`.
+    """
+    steps = list(next(iter(points.values())))
+    fig = plt.figure(figsize=(2.7 * len(steps) + 1, 1.6 * len(points) + 0.4), layout="constrained")
+    axes = fig.subplots(len(points), len(steps), sharex=True, sharey=True, squeeze=False)
+    rows = []
+    for line, (way, by_step) in zip(axes, points.items(), strict=True):
+        line[0].set_ylabel(way)
+        for ax, (step, counts) in zip(line, by_step.items(), strict=True):
+            ranked, alive = np.sort(counts)[::-1], int((counts > 0).sum())
+            rank = np.arange(1, len(ranked) + 1)
+            ax.bar(rank, ranked, width=1, color=method_style("dynamic")["color"], linewidth=0)
+            ax.axvspan(alive + 0.5, len(ranked) + 0.5, color="0.85", linewidth=0)
+            ax.axhline(ranked.mean(), color="0.3", ls=":", lw=1.2)
+            dead = f"{1 - alive / len(ranked):.0%} dead"
+            ax.text(0.97, 0.93, dead, transform=ax.transAxes, ha="right", va="top", fontsize=10)
+            rows.append(pd.DataFrame({"way": way, "step": step, "rank": rank, "points": ranked}))
+            if line is axes[0]:
+                ax.set_title(f"step {step:,}", fontsize=11)
+            ax.grid(axis="x", visible=False)
+    axes[0, 0].set(yscale="log", ylim=(0.7, None), xlim=(0.5, len(rank) + 0.5))
+    fig.supxlabel("proxies, sorted by the points that they serve", fontsize=11)
+    return fig, pd.concat(rows, ignore_index=True)
+
+
 def ladder(table: pd.DataFrame, ax: plt.Axes | None = None) -> Figure:
     """A row per setting: its Recall@1 minus that of the setting which it changes, seed by seed.
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -33,12 +33,18 @@ def run(config: RunConfig) -> RunResult:
     return cached(_run, *_arguments(config))
 
 
+def _run(config: RunConfig, key: str) -> RunResult:
+    check_fingerprint(config, key)
+    return execute(config)
+
+
 def sweep(
     configs: Iterable[RunConfig],
     jobs: int = -1,
     progress: bool = True,
     keep_diverged: bool = False,
-) -> list[RunResult | FloatingPointError]:
+    work: Callable = _run,
+) -> list:
     """The results of many runs, in the order given; finished ones come from the cache.
 
     Every run uses one thread, so a result does not depend on how many run beside it. A run that
@@ -51,14 +57,16 @@ def sweep(
         progress: show a bar with an estimate of the time left.
         keep_diverged: go on past a run whose loss is no longer finite; its place in the list
             holds the error.
+        work: what is done for each, given the configuration and its fingerprint, which it hands to
+            `check_fingerprint`; the default returns a `RunResult`.
     """
     arguments = [_arguments(config) for config in configs]
-    results: list[RunResult | FloatingPointError | None] = [None] * len(arguments)
+    results: list = [None] * len(arguments)
     todo = []
     with tqdm(total=len(arguments), disable=not progress, unit="run", desc="runs") as bar:
         for i, args in enumerate(arguments):
-            if is_cached(_run, *args):
-                results[i] = cached(_run, *args)
+            if is_cached(work, *args):
+                results[i] = cached(work, *args)
                 bar.update()
             else:
                 todo.append(i)
@@ -66,7 +74,7 @@ def sweep(
             jobs = 1  # a run fills the GPU
         with _backend():
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-            tasks = (joblib.delayed(_numbered)(i, *arguments[i]) for i in todo)
+            tasks = (joblib.delayed(_numbered)(work, i, *arguments[i]) for i in todo)
             for i, result in parallel(tasks):
                 if isinstance(result, FloatingPointError) and not keep_diverged:
                     raise result
@@ -134,9 +142,9 @@ def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
     return config, fingerprint(config)
 
 
-def _numbered(i: int, *args) -> tuple[int, RunResult | FloatingPointError]:
+def _numbered(work: Callable, i: int, *args) -> tuple[int, object]:
     try:
-        return i, cached(_run, *args)
+        return i, cached(work, *args)
     except FloatingPointError as error:
         return i, error
 
@@ -152,8 +160,8 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run(config: RunConfig, key: str) -> RunResult:
-    """The key only names the result in the cache, but it must be true of this process too.
+def check_fingerprint(config: RunConfig, key: str) -> None:
+    """The key only names a result in the cache, but it must be true of this process too.
 
     Raises:
         RuntimeError: this process has loaded other code, data or versions than its caller.
@@ -163,4 +171,3 @@ def _run(config: RunConfig, key: str) -> RunResult:
             f"the run's fingerprint is {here} in this process and {key} in the one that asked for "
             "it: code, data or versions have changed in between; restart the kernel"
         )
-    return execute(config)

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ def execute(
     machine: Machine | None = None,
     folder: Path | None = None,
     checkpoint_every: int = 500,
+    observe: Callable[[int, Objective], None] | None = None,
 ) -> RunResult:
     """Methods 900 and 1000 with the study's evaluation.
 
@@ -108,6 +110,7 @@ def execute(
         machine: default `Machine.default(config)`.
         folder: existing; keeps the run's state and history there, and goes on from it.
         checkpoint_every: steps between two states.
+        observe: called at every evaluation with the step and the objective as it then is.
 
     Raises:
         FloatingPointError: the loss is no longer finite; names step, configuration, and the
@@ -154,6 +157,8 @@ def execute(
             metrics = quality(embeddings, test_set, clusters=step in (0, config.steps))
             if config.record_bounds:
                 metrics |= _bounds(config, step, embedded(train_set.images), objective)
+            if observe:
+                observe(step, objective)
             return metrics
 
         checkpoint = folder and Checkpoint(folder, checkpoint_every, about)
