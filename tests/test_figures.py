@@ -280,11 +280,14 @@ def test_walk_marks_every_run_and_rings_the_chosen():
     assert outside(ax)
 
 
-def test_walk_marks_as_many_settings_as_there_may_be(recwarn):
+def test_walk_gives_as_many_settings_as_there_may_be_a_mark_each(recwarn):
     axes = [f"setting {i}" for i in range(14)]
     table = pd.DataFrame({"method": "NCA", "axis": axes, "recall": 50.0, "chosen": False})
     ax = figures.walk(table).axes[0]
     assert len(ax.get_legend().get_texts()) == 1 + 14
+    handles = ax.get_legend().legend_handles
+    looks = {(str(handle.get_marker()), str(handle.get_markerfacecolor())) for handle in handles}
+    assert len(looks) == 1 + 14
     assert not recwarn
 
 

@@ -183,7 +183,7 @@ def walk(table: pd.DataFrame) -> Figure:
     best = shown[shown["chosen"].astype(bool)]
     ax.plot(best["recall"], best["place"], "o", mfc="none", mec="black", ms=13, label="chosen")
     look = {"hue": "axis", "style": "axis", "palette": "colorblind", "s": 70, "linewidth": 0.4}
-    look["markers"] = dict(zip(axes, cycle("osD^vPXhp<"), strict=False))
+    look["markers"] = dict(zip(axes, cycle("osD^vPXhp<>d8"), strict=False))
     sns.scatterplot(shown, x="recall", y="place", **look, ax=ax)
     ax.set(xlabel="Recall@1 on the judging classes (%)", ylabel="")
     ax.set(ylim=(len(methods) - 0.4, -0.6), yticks=range(len(methods)), yticklabels=methods)
