@@ -102,3 +102,21 @@ def test_switches_keeps_the_order_and_leaves_out_what_has_no_value():
     assert {t.xy[1]: t.get_text() for t in right.texts} == {"on": "100", "off": "1"}
     assert left.collections[0].get_offsets().data.tolist() == [[60, 0], [70, 0]]
     assert left.lines[0].get_xdata().tolist() == pytest.approx([65, 10, 80])  # the means
+
+
+def test_occupancy_sorts_the_proxies_and_greys_the_dead():
+    points = {
+        "one way": {10: np.array([0, 5, 1, 2]), 20: np.array([8, 0, 0, 0])},
+        "other": {10: np.array([2, 2, 2, 2]), 20: np.array([1, 2, 4, 1])},
+    }
+    fig, table = figures.occupancy(points)
+    axes = np.array(fig.axes).reshape(2, 2)
+    assert [ax.get_title() for ax in axes[0]] == ["step 10", "step 20"]
+    assert [line[0].get_ylabel() for line in axes] == ["one way", "other"]
+    shares = [[ax.texts[0].get_text() for ax in line] for line in axes]
+    assert shares == [["25% dead", "75% dead"], ["0% dead", "0% dead"]]
+    heights = [bar.get_height() for bar in axes[0, 0].patches[:4]]
+    assert heights == [5, 2, 1, 0]
+    assert axes[0, 0].lines[0].get_ydata()[0] == 2  # the mean
+    shown = table[(table["way"] == "other") & (table["step"] == 20)]
+    assert shown["points"].tolist() == [4, 2, 1, 1] and shown["rank"].tolist() == [1, 2, 3, 4]

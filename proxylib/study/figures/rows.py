@@ -122,6 +122,8 @@ def occupancy(points: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Figure, p
     fig = plt.figure(figsize=(2.7 * len(steps) + 1, 1.6 * len(points) + 0.4), layout="constrained")
     axes = fig.subplots(len(points), len(steps), sharex=True, sharey=True, squeeze=False)
     rows = []
+    for ax, step in zip(axes[0], steps, strict=True):
+        ax.set_title(f"step {step:,}", fontsize=11)
     for line, (way, by_step) in zip(axes, points.items(), strict=True):
         line[0].set_ylabel(way)
         for ax, (step, counts) in zip(line, by_step.items(), strict=True):
@@ -131,12 +133,12 @@ def occupancy(points: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Figure, p
             ax.axvspan(alive + 0.5, len(ranked) + 0.5, color="0.85", linewidth=0)
             ax.axhline(ranked.mean(), color="0.3", ls=":", lw=1.2)
             dead = f"{1 - alive / len(ranked):.0%} dead"
-            ax.text(0.97, 0.93, dead, transform=ax.transAxes, ha="right", va="top", fontsize=10)
+            at = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": 10}
+            ax.text(0.97, 0.93, dead, bbox={"facecolor": "white", "lw": 0, "pad": 1.5}, **at)
             rows.append(pd.DataFrame({"way": way, "step": step, "rank": rank, "points": ranked}))
-            if line is axes[0]:
-                ax.set_title(f"step {step:,}", fontsize=11)
             ax.grid(axis="x", visible=False)
     axes[0, 0].set(yscale="log", ylim=(0.7, None), xlim=(0.5, len(rank) + 0.5))
+    axes[0, 0].yaxis.set_major_formatter("{x:,g}")
     fig.supxlabel("proxies, sorted by the points that they serve", fontsize=11)
     return fig, pd.concat(rows, ignore_index=True)
 
