@@ -1,7 +1,6 @@
 """Re-assignments that are not the patent's: what they share with method 1000 is all the rest."""
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,9 +21,11 @@ class ClusterProxyLoss(DynamicProxyLoss):
 
     @torch.no_grad()
     def reassign(self, embeddings: Tensor) -> None:
-        points = functional.normalize(embeddings.float())
-        if self.proxy_norm is None:  # as lengths are learned, they are kept
-            points = embeddings.float()
+        from sklearn.cluster import KMeans  # here, for it is slow to load and others do without
+
+        points = embeddings.float()
+        if self.proxy_norm is not None:  # else lengths are learned, and count
+            points = functional.normalize(points)
         k_means = KMeans(self.n_proxies, n_init=1, random_state=0).fit(points.cpu().numpy())
         centers = torch.from_numpy(k_means.cluster_centers_).to(self.proxies)
         if self.proxy_norm is not None:  # the length that a random start has, as in `_move`
