@@ -21,7 +21,7 @@ class ClusterProxyLoss(DynamicProxyLoss):
 
     @torch.no_grad()
     def reassign(self, embeddings: Tensor) -> None:
-        from sklearn.cluster import KMeans  # here, for it is slow to load and others do without
+        from sklearn.cluster import KMeans  # not above, for it takes long to import
 
         points = embeddings.float()
         if self.proxy_norm is not None:  # else lengths are learned, and count
