@@ -71,6 +71,14 @@ def test_defines_no_class_and_no_training_loop(path):
         assert "range(steps)" not in cell.source
 
 
+def test_code_that_is_shown_is_short(path):
+    """Plumbing, figures and checks are hidden; what is left is read."""
+    for cell in code_cells(path):
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        if not hidden and "parameters" not in cell.metadata.get("tags", []):
+            assert len(cell.source.splitlines()) <= 15, cell.source
+
+
 def test_runs_through_plain_papermill_from_any_directory(path, papermilled):
     """With the defaults, as `papermill notebooks/X.ipynb out.ipynb` would."""
     folder, done = papermilled[path].result()
