@@ -18,6 +18,8 @@ test: .venv/installed ## set up, then lint, run all tests and check every notebo
 	$(BIN)/ruff format --check .
 	$(MAKE) -j2 test-code test-notebooks # neither keeps two cores busy
 
+# One thread each: they share the cores, and threads that wait for a core cost four times as much.
+test-code test-notebooks: export OMP_NUM_THREADS = 1
 test-code:
 	$(BIN)/python -m pytest tests --ignore tests/test_notebooks.py
 test-notebooks: # nbval leaves the training runs in the cache, for the tests through papermill
