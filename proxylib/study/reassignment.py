@@ -1,4 +1,4 @@
-"""Re-assignments that are not the patent's: what they share with method 1000 is all the rest."""
+"""Two other ways to re-assign in method 1000: from clusters, and by an oracle."""
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ class ClusterProxyLoss(DynamicProxyLoss):
 class OracleProxyLoss(DynamicProxyLoss):
     """All points of a label go to the one proxy that is nearest to the mean of their embeddings.
 
-    What method 1000 could reach if points of a label stayed together: an upper bound, no method, as
-    it knows the labels.
+    A yardstick, no method, for it knows the labels: method 1000 without a label torn apart. It is
+    no upper bound, for its proxies still stand where the gradient put them.
 
     Args:
         args, options: as in `DynamicProxyLoss`.

@@ -161,7 +161,7 @@ def _end_with(parent: int) -> None:
 
 
 def check_fingerprint(config: RunConfig, key: str) -> None:
-    """The key only names a result in the cache, but it must be true of this process too.
+    """Refuse to compute under a fingerprint that is not the one of this process.
 
     Raises:
         RuntimeError: this process has loaded other code, data or versions than its caller.
