@@ -45,7 +45,8 @@ lab: .venv/installed ## set up, then open JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/installed ## execute the committed notebooks in place
-	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 # Versions, not hashes: torch comes in several files of one version (CPU, CUDA), from several indexes.
 lock: ## pin exact versions for every platform (needs uv); keeps what is pinned already

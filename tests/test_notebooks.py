@@ -48,6 +48,7 @@ def test_outputs_are_fit_to_be_committed(path):
     assert "widget-state" not in text and "image/svg" not in text
     assert str(PROJECT) not in text
     for cell in code_cells(path):
+        assert "execution" not in cell.metadata, "times of day, new in every run: `make notebooks`"
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr", output

@@ -3,7 +3,11 @@
 import json
 import re
 
+import pandas as pd
+
 from proxylib.datasets import paths
+from proxylib.study.claims.statistics import show_interval
+from proxylib.study.figures import method_label
 
 FIGURES = paths.PROJECT / "figures"
 README = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +26,28 @@ def test_the_ledger_is_that_of_the_full_tier():
             assert (name, verdict) == (claim["id"], claim["verdict"])
             if effect:
                 assert effect.split()[0].replace("−", "-") == f"{claim['effect']:.3g}"
+
+
+def test_the_table_of_photographs_is_that_of_the_full_tier():
+    header, _, *rows = re.search(r"^\| Recall@1.*?(?=\n\n)", README, re.M | re.S)[0].splitlines()
+    datasets = re.findall(r"`(.+?)`", header)
+    assert datasets == ["cars196-half", "grocery"]
+    untrained = {"features": "the network's own features", "pca": "64 principal components of them"}
+    measured = {}
+    for dataset in datasets:
+        folder = FIGURES / f"{dataset}-full"
+        runs = pd.read_csv(folder / "04_retrieval_benchmark-recall.csv")
+        text = (folder / "04_retrieval_benchmark.metrics.json").read_text(encoding="utf-8")
+        for name, recalls in runs.groupby("method")["recall_at_1"]:
+            assert len(recalls) == 5
+            measured[method_label(name), dataset] = show_interval(100 * recalls)
+        for name, words in untrained.items():
+            measured[words, dataset] = f"{100 * json.loads(text)[f'recall_at_1_{name}']:.1f}"
+    shown = {}
+    for row in rows:
+        name, *cells = row.strip("| ").split(" | ")
+        shown |= {(name, dataset): cell for dataset, cell in zip(datasets, cells, strict=True)}
+    assert {where: cell for where, cell in shown.items() if cell != "–"} == measured
 
 
 def test_the_first_python_of_the_readme_runs():

@@ -1,7 +1,7 @@
 """The study's experiments: which runs answer which question."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,13 +98,30 @@ class Study:
         tuned = {"start": start, "presets": self.settings, "budget": self.budget}
         return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
 
-    def benchmark(self, start: str = "random") -> list[RunConfig]:
+    def benchmark(self, start: str = "random", only: Sequence[str] = ()) -> list[RunConfig]:
         """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2.
 
         Where a pre-trained network is trained, the references are there, too.
+
+        Args:
+            start: see `resolve`.
+            only: these methods beside Proxy-NCA, at least one baseline; all if empty.
+
+        Raises:
+            ValueError: a method that is not compared here, or no baseline.
         """
         names = BENCHMARK if self.recipe == "study" else (*BENCHMARK, *REFERENCES)
-        return [run for name in names for run in self.runs(name, start)]
+        if unknown := [name for name in only if name not in names]:
+            raise ValueError(
+                f"{', '.join(unknown)}: not compared by recipe {self.recipe!r}; expected some of "
+                f"{', '.join(names)}"
+            )
+        if only and not {*only} & {*BASELINES}:
+            raise ValueError(
+                f"{', '.join(only)}: no baseline; expected one or more of {', '.join(BASELINES)}"
+            )
+        chosen = [name for name in names if not only or name in (*only, "proxy_nca")]
+        return [run for name in chosen for run in self.runs(name, start)]
 
     def baselines(self, batch_norm: bool) -> list[RunConfig]:
         """The baselines from the very start of `dynamic`, with or without batch norm."""

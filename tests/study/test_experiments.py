@@ -61,6 +61,16 @@ def test_references_are_compared_where_a_pretrained_network_is_trained(photograp
     assert {run.method for run in small} == {*BENCHMARK}
 
 
+@pytest.mark.filterwarnings("ignore:.*tuned")
+def test_some_methods_are_compared_with_proxy_nca_in_the_usual_order(photographs):
+    some = kanji(dataset="grocery", seeds=(1,)).benchmark(only=["softmax", "semihard"])
+    assert [run.method for run in some] == ["proxy_nca", "semihard", "softmax"]
+    with pytest.raises(ValueError, match="softmax, dynamic: not compared by recipe 'study'; expe"):
+        kanji().benchmark(only=["softmax", "npairs", "dynamic"])
+    with pytest.raises(ValueError, match="proxy_triplet: no baseline; expected one or more of"):
+        kanji().benchmark(only=["proxy_triplet"])
+
+
 def test_the_settings_are_named():
     assert kanji().presets_name == "presets.yaml"
     assert kanji(recipe="today").presets_name == "defaults"
