@@ -82,8 +82,8 @@ def test_the_committed_results_are_drawn_side_by_side(notebook):
     fig, table, sentence = figures.published(notebook)
     assert table.index[0] == "kanji" and "omniglot" in table.index
     for dataset in table.index:
-        made = json.loads((COMMITTED / f"{dataset}-full" / "claims.json").read_text())
-        seeds = made["provenance"]["parameters"]["seeds"]
+        made = COMMITTED / f"{dataset}-full" / f"{notebook}.provenance.json"
+        seeds = json.loads(made.read_text())["parameters"]["seeds"]
         assert f"{dataset}, tier full, seeds {seeds[0]}–{seeds[-1]}" in stamp_of(fig)
         assert re.search(rf"\bon {dataset}\b", sentence, re.I)
     fig.canvas.draw()
@@ -98,8 +98,14 @@ def test_the_committed_numbers_are_those_of_the_ledger():
     _, speed, _ = figures.published("03_convergence")
     _, best, _ = figures.published("04_retrieval_benchmark")
     for dataset in speed.index:
-        saved = json.loads((COMMITTED / f"{dataset}-full" / "claims.json").read_text())
-        effects = {claim["id"]: claim["effect"] for claim in saved["claims"]}
+        folder = COMMITTED / f"{dataset}-full"
+        if (folder / "claims.json").exists():
+            saved = json.loads((folder / "claims.json").read_text())
+            effects = {claim["id"]: claim["effect"] for claim in saved["claims"]}
+        else:  # the whole ledger was not made: the notebooks judged for themselves
+            three = json.loads((folder / "03_convergence.metrics.json").read_text())
+            four = json.loads((folder / "04_retrieval_benchmark.metrics.json").read_text())
+            effects = {"C1b": three["c1b_ratio"], "C2b": four["c2b_points"]}
         assert speed.iloc[:, -1][dataset].startswith(f"{effects['C1b']:.2f} ")
         lead = effects["C2b" if "C2b" in effects else "C2"]  # of the second or the first edition
         assert best.loc[dataset, "Proxy-NCA, points more"].startswith(f"{lead:.1f} ")

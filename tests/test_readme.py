@@ -50,6 +50,16 @@ def test_the_table_of_photographs_is_that_of_the_full_tier():
     assert {where: cell for where, cell in shown.items() if cell != "–"} == measured
 
 
+def test_the_claims_on_cars_are_those_of_the_full_tier():
+    said = re.search(r"FIG. 1 redone on cars.*?\*", README, re.S)[0]
+    expected = {}
+    for notebook in ("03_convergence", "04_retrieval_benchmark"):
+        file = FIGURES / "cars196-half-full" / f"{notebook}.metrics.json"
+        expected |= json.loads(file.read_text(encoding="utf-8"))
+    numbers = [expected[name] for name in ("c1b_ratio", "c1a_ratio", "c2b_points", "c2a_points")]
+    assert re.findall(r"\d+\.\d+", said) == [f"{number:.2f}" for number in numbers]
+
+
 def test_the_first_python_of_the_readme_runs():
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     [first] = [text for text in snippets if "ProxyNCA" in text]
