@@ -16,7 +16,7 @@ full: .venv/installed ## the same with all seeds, into figures/kanji-full
 test: .venv/installed ## set up, then lint, run all tests and check every notebook
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) -j3 test-code test-training test-reading # none keeps a core busy all the time
+	$(MAKE) -j3 test-code test-training test-reading # each waits for its kernels now and then
 	$(BIN)/python -m pytest tests/test_notebooks.py # papermill finds the training runs in the cache
 
 # One thread each: they share the cores, and threads that wait for a core cost four times as much.
