@@ -19,7 +19,7 @@ def embed(
     model: nn.Module,
     images: Tensor | Iterable[Tensor],
     normalize: bool = True,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> Tensor:
     """Embeddings (N, D) of images by the model in evaluation mode, on the CPU.
 
@@ -27,7 +27,7 @@ def embed(
         model: images (B, C, H, W) → (B, D), on any device.
         images: (N, C, H, W), or whatever else has `split` or yields such batches.
         normalize: rescale to unit length.
-        batch_size: images of a tensor that are embedded at once.
+        batch_size: images of a tensor that are embedded at once; more are slower on a CPU.
 
     Returns:
         (N, D) float, in the order of the images. One that is not finite, for training has

@@ -84,7 +84,7 @@ class DistanceModel:
         Raises:
             ValueError: files that can't be read, or k is more than there are.
         """
-        query, batch = self.read([image]), 256
+        query, batch = self.read([image]), 64
         parts = [
             self.embed(self.read(gallery[start : start + batch]))
             for start in range(0, len(gallery), batch)

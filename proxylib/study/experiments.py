@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from proxylib.datasets.paths import PROJECT
 from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.execution import starting_network
-from proxylib.study.runs.trunk import features, through_trunk
+from proxylib.study.runs.trunk import behind_trunk, features
 from proxylib.study.settings import (
     BATCH,
     Presets,
@@ -183,11 +183,8 @@ def pretrained_features(config: RunConfig) -> Tensor:
     Of unit length, from the network that the run starts with, just before its embedding layer.
     """
     _, test = config.data()
-    model = starting_network(config, test.images).to(memory_format=torch.channels_last)
-    if config.frozen:
-        test = through_trunk(model, config.frozen, test)
-        model = model.tail(config.frozen)
-    return functional.normalize(features(model, test.images))
+    model, images = behind_trunk(config, starting_network(config, test.images), test)
+    return functional.normalize(features(model, replace(test, images=images)))
 
 
 def raw_pixels(images, side: int = 32) -> Tensor:

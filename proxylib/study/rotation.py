@@ -1,7 +1,8 @@
 """How much retrieval suffers when the queries are turned (FIG. 5 shows such cases)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import joblib
 import pandas as pd
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from proxylib.datasets import Dataset
 from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.retrieval import embed, nearest_neighbors, recall_at_k
 from proxylib.study.methods import METHODS
 from proxylib.study.runs import RunConfig, fingerprint, run
+from proxylib.study.runs.trunk import behind_trunk
 
 
 def turn(images: Tensor, angle: float) -> Tensor:
@@ -30,13 +33,33 @@ def turn(images: Tensor, angle: float) -> Tensor:
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
+class Turned:
+    """The images of a data set, turned as they are read; takes the place of `ImageFiles`."""
+
+    def __init__(self, data: Dataset, angle: float):
+        self.data, self.angle, self.shape = data, angle, data.images.shape
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return turn(self.data.images[rows], self.angle)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        return (self[rows] for rows in torch.arange(len(self)).split(size))
+
+    def fingerprint(self) -> str:
+        return f"{self.data.fingerprint()} {self.angle} {code_of(turn)}"
+
+
 def rotation(
     configs: Iterable[RunConfig], angles: Iterable[float], jobs: int = -1, progress: bool = True
 ) -> pd.DataFrame:
     """Recall@1 of turned queries among the upright images of the classes of evaluation.
 
     A query's own upright image is left out, as always; a data set with queries of its own turns
-    those, and searches its gallery. Results are cached like runs.
+    those, and searches its gallery. At 0 degrees it is the run's own Recall@1. Results are cached
+    like runs.
 
     Args:
         configs: runs, trained if they are not in the cache.
@@ -60,14 +83,17 @@ def rotation(
 
 def _turned_recall(config: RunConfig, angle: float, key: str) -> float:
     result, (_, test) = run(config), config.data()
-    model, normalize = result.model(), METHODS[config.method].normalize
+    if not angle:
+        return result.metrics["recall_at_1"]
     upright = torch.from_numpy(result.embeddings)
     asked = test if test.queries is None else test.select(test.queries)
-    parts = [embed(model, turn(part, angle), normalize) for part in asked.images.split(256)]
+    turned = replace(asked, images=Turned(asked, angle))
+    model, images = behind_trunk(config, result.model(), turned)
+    embeddings = embed(model, images, METHODS[config.method].normalize)
     if test.queries is not None:
         gallery = upright[~test.queries], test.labels[~test.queries]
-        return recall_at_k(torch.cat(parts), asked.labels, (1,), gallery)["recall_at_1"]
-    near, _ = nearest_neighbors(torch.cat(parts), 2, upright)
+        return recall_at_k(embeddings, asked.labels, (1,), gallery)["recall_at_1"]
+    near, _ = nearest_neighbors(embeddings, 2, upright)
     itself = torch.arange(len(near))
     first = torch.where(near[:, 0] == itself, near[:, 1], near[:, 0])
     return (test.labels[first] == test.labels).double().mean().item()

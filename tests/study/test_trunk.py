@@ -20,7 +20,14 @@ from proxylib.study.runs import RunConfig, trunk
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.backbones import Backbone
 from proxylib.study.runs.execution import Machine, execute, starting_network
-from proxylib.study.runs.trunk import features, start_at_means, start_at_pca, through_trunk
+from proxylib.study.runs.loading import embed
+from proxylib.study.runs.trunk import (
+    behind_trunk,
+    features,
+    start_at_means,
+    start_at_pca,
+    through_trunk,
+)
 
 SMALL, LAST = "test_efficientnet", "blocks.2"
 
@@ -179,10 +186,41 @@ def by_hand(model, images):
 
 
 def test_features_are_what_the_embedding_layer_is_given(home):
-    found = features(model := backbone(), pictures(40))
+    photos = replace(data(), images=pictures(40))
+    found = features(model := backbone(), photos)
     assert found.dtype == torch.float32 and len(found) == 40
     torch.testing.assert_close(found, by_hand(model, pictures(40)))
     assert not model.embedding_layer()._forward_pre_hooks
+
+
+def test_features_are_computed_once_for_a_network_whatever_follows_them(home, monkeypatch):
+    photos, asked = replace(data(), images=pictures(40)), []
+    monkeypatch.setattr(trunk, "embed", lambda *a, **o: asked.append(1) or embed(*a, **o))
+    first = features(backbone(), photos)
+    other = backbone()
+    torch.nn.init.zeros_(other.embedding_layer().weight)  # what follows the features does not count
+    assert torch.equal(features(other, photos), first) and len(asked) == 1
+    assert not torch.equal(features(backbone(seed=1), photos), first)
+    features(backbone(), replace(photos, images=255 - photos.images))
+    assert len(asked) == 3
+
+
+@torch.no_grad()
+def test_the_head_makes_the_embedding_of_the_features(home):
+    model = Backbone(SMALL, dim=8, batch_norm=True).eval()
+    model.norm.running_mean += 1
+    known = features(model, data())
+    torch.testing.assert_close(model.head()(known), model(pictures()))
+    assert not model.head().training and model.train().head().training
+
+
+def test_a_run_trains_what_is_behind_the_trunk(home):
+    config = RunConfig(backbone=SMALL, frozen=LAST, augment=False)
+    tail, seen, again = behind_trunk(config, model := backbone(), data(), data())
+    assert seen.shape[:2] == (6, 1) and torch.equal(seen, again)
+    torch.testing.assert_close(tail(seen), model(pictures()), rtol=0, atol=1e-2)
+    whole, images = behind_trunk(replace(config, frozen=None), model, data())
+    assert whole is model and torch.equal(images, pictures())
 
 
 @pytest.mark.parametrize("frozen", [None, LAST])
@@ -207,8 +245,8 @@ def test_features_that_a_pretrained_network_brings_along(home, frozen):
 def test_the_embedding_starts_as_principal_components(home):
     model, photos = backbone(), data(n=20, images=pictures(20))
     seen = through_trunk(model, LAST, photos, mirrored=True)
-    known = features(model, pictures(20)).double().numpy()
-    start_at_pca(model.tail(LAST), seen.images)
+    known = features(model, photos).double().numpy()
+    start_at_pca(tail := model.tail(LAST), features(tail, seen))
     found = model(pictures(20)).detach()
     expected = PCA(8, svd_solver="full").fit_transform(known)
     distances = torch.cdist(found, found), torch.cdist(*[torch.tensor(expected).float()] * 2)
@@ -216,7 +254,8 @@ def test_the_embedding_starts_as_principal_components(home):
     torch.testing.assert_close(found.mean(0), torch.zeros(8), rtol=0, atol=1e-3 * found.abs().max())
     few = backbone()  # only five images: three of the eight coordinates stay random
     before = few.embedding_layer().weight.clone()
-    start_at_pca(few.tail(LAST), seen.images[:5])
+    five = replace(seen, images=seen.images[:5])
+    start_at_pca(tail := few.tail(LAST), features(tail, five))
     kept = (few.embedding_layer().weight == before).all(1)
     assert kept.tolist() == [False] * 5 + [True] * 3
     assert few(pictures(20)[:5]).mean(0).abs().max() < 1e-3 * found.abs().max()

@@ -141,6 +141,10 @@ class Backbone(nn.Module):
             raise ValueError(f"{self.name}: its last layer is no linear one but {layer}")
         return layer
 
+    def head(self) -> nn.Sequential:
+        """What follows the features: the embedding layer and the embedding's batch norm."""
+        return nn.Sequential(self.embedding_layer(), self.norm).train(self.training)
+
 
 class _Reached(Exception):
     """A network has come as far as it shall."""

@@ -27,7 +27,7 @@ from proxylib.study.runs.config import RunConfig, describe
 from proxylib.study.runs.fit import fit
 from proxylib.study.runs.loading import embed
 from proxylib.study.runs.pretraining import pretrained_model
-from proxylib.study.runs.trunk import start_at_means, start_at_pca, through_trunk
+from proxylib.study.runs.trunk import features, start_at_means, start_at_pca, through_trunk
 
 BOUND_ANCHORS = 400  # anchors that a recording of the bounds samples while training
 
@@ -139,22 +139,30 @@ def execute(
             train_set = through_trunk(whole, config.frozen, train_set, config.flip, *options)
             test_set = through_trunk(whole, config.frozen, test_set, False, *options)
         if config.embedding_start == "pca":
-            start_at_pca(model, train_set.images, machine.workers)
+            seen = features(model, train_set, machine.workers)
+            unseen = features(model, test_set, machine.workers)
+            start_at_pca(model, seen)
         objective = build_objective(
             config.method, train_set.labels, model.dim, generator, **dict(config.options)
         ).to(machine.device)
         normalize = METHODS[config.method].normalize
         if config.embedding_start == "pca" and getattr(objective, "is_static", False):
-            start_at_means(objective, embed(model, train_set.images, False, machine.workers))
+            start_at_means(objective, embed(model.head(), seen, normalize=False))
         if distributed.rank():  # else dropout would be the same in every part of a batch
             torch.manual_seed(config.seed + distributed.rank())
 
         def embedded(images, normalize: bool = True) -> Tensor:
             return embed(model, images, normalize, workers=machine.workers)
 
+        latest = None
+
         def evaluate(step: int) -> dict[str, float]:
-            embeddings = embedded(test_set.images, normalize)
-            metrics = quality(embeddings, test_set, clusters=step in (0, config.steps))
+            nonlocal latest
+            if step == 0 and config.embedding_start == "pca":
+                latest = embed(model.head(), unseen, normalize)
+            else:
+                latest = embedded(test_set.images, normalize)
+            metrics = quality(latest, test_set, clusters=step in (0, config.steps))
             if config.record_bounds:
                 metrics |= _bounds(config, step, embedded(train_set.images), objective)
             if observe:
@@ -163,13 +171,15 @@ def execute(
 
         checkpoint = folder and Checkpoint(folder, checkpoint_every, about)
         table = fit(config, machine, model, objective, train_set, generator, evaluate, checkpoint)
+        if latest is None:  # the checkpoint was that of the last step
+            latest = embedded(test_set.images, normalize)
         has_proxies = METHODS[config.method].has_proxies
         proxies = objective.proxies.detach() if has_proxies else torch.empty(0, model.dim)
         assignment = objective.assignment if has_proxies else torch.empty(0, dtype=torch.int64)
         return RunResult(
             config,
             table,
-            embedded(test_set.images, normalize).numpy(),
+            latest.numpy(),
             {name: tensor.cpu().numpy() for name, tensor in whole.state_dict().items()},
             proxies.cpu().numpy(),
             assignment.cpu().numpy(),

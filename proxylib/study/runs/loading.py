@@ -43,7 +43,7 @@ def embed(model: nn.Module, images, normalize: bool = True, workers: int = 0) ->
     Returns:
         (N, D) on the CPU, in every process the whole.
     """
-    mine = torch.arange(len(images))[distributed.share(len(images))].split(256)
+    mine = torch.arange(len(images))[distributed.share(len(images))].split(64)
     part = retrieval.embed(model, read(images, mine, workers), normalize)
     return distributed.gather_rows(part)
 

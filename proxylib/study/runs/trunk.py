@@ -1,12 +1,13 @@
-"""The frozen first part of a network: what it makes of the images is computed once, and kept."""
+"""What a network makes of the images before it is trained: computed once, and kept."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from proxylib.datasets import Dataset
@@ -16,6 +17,7 @@ from proxylib.distances import rescale
 from proxylib.objectives import ProxyLoss
 from proxylib.study.runs import distributed
 from proxylib.study.runs.backbones import Backbone
+from proxylib.study.runs.config import RunConfig
 from proxylib.study.runs.loading import embed, read
 
 BATCH = 32  # images at once
@@ -48,20 +50,41 @@ def through_trunk(
     Raises:
         ValueError: the network is no chain up to there, or an image file can't be read.
     """
-    device = next(model.parameters()).device.type
-    trained = model.tail(last).state_dict()
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if name not in trained or name in ("mean", "std"):
-            digest.update(f"{name} {tensor.stride()}".encode())
-            digest.update(tensor.cpu().contiguous().numpy())
-    versions = f"{torch.__version__} {version('timm')} {version('torchvision')} {device}"
-    key = f"{data.fingerprint()} {model.name} {model.crop} {last} {mirrored} {versions} "
-    key += f"{digest.hexdigest()} {code_of(_outputs, Backbone)}"
+    trained = model.tail(last).state_dict().keys() - {"mean", "std"}
+    key = f"{last} {mirrored} {_key(model, trained, data)} {code_of(_outputs, Backbone)}"
     unhashed = {"model": model.eval(), "images": data.images, "workers": workers}
     unhashed["progress"] = progress
     outputs = cached(_outputs, key, last, mirrored, unhashed=unhashed, mapped=True)
     return replace(data, images=torch.from_numpy(outputs))
+
+
+def behind_trunk(config: RunConfig, model: nn.Module, *parts: Dataset) -> tuple:
+    """What a run trains, and what it feeds it: the network and its images, or after a frozen trunk.
+
+    Args:
+        model: as `starting_network` makes it.
+        parts: data sets.
+
+    Returns:
+        The model, then the images of each part as it takes them.
+    """
+    if not config.frozen:
+        return model, *(part.images for part in parts)
+    model = model.to(memory_format=torch.channels_last)  # as the runs compute them
+    seen = (through_trunk(model, config.frozen, part).images for part in parts)
+    return model.tail(config.frozen), *seen
+
+
+def _key(model: Backbone, left_out: Iterable[str], data: Dataset) -> str:
+    """Stands for the data, and for the model but for the weights that are left out."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name not in left_out:
+            digest.update(f"{name} {tensor.stride()}".encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+    device = next(model.parameters()).device.type
+    versions = f"{torch.__version__} {version('timm')} {version('torchvision')} {device}"
+    return f"{data.fingerprint()} {model.name} {model.crop} {versions} {digest.hexdigest()}"
 
 
 @torch.inference_mode()
@@ -119,8 +142,25 @@ def start_at_means(objective: ProxyLoss, embeddings: Tensor) -> None:
     objective.proxies.copy_(means)
 
 
-def features(model: Backbone, images, workers: int = 0) -> Tensor:
-    """(N, F) float32: what the network makes of the images just before its embedding layer."""
+def features(model: Backbone, data: Dataset, workers: int = 0) -> Tensor:
+    """(N, F) float32: what the network makes of the images just before its embedding layer.
+
+    Computed once, and then read from the cache, as the outputs of a trunk.
+
+    Args:
+        model: a whole network or a tail.
+        data: its images as the model takes them, see `loading.read`.
+        workers: processes that read image files.
+    """
+    head = {id(weight) for weight in model.head().state_dict(keep_vars=True).values()}
+    weights = model.state_dict(keep_vars=True)
+    left_out = {name for name, weight in weights.items() if id(weight) in head}
+    key = f"{model.last} {_key(model, left_out, data)} {code_of(_features, Backbone)}"
+    unhashed = {"model": model, "images": data.images, "workers": workers}
+    return torch.from_numpy(cached(_features, key, unhashed=unhashed))
+
+
+def _features(key: str, model: Backbone, images, workers: int) -> np.ndarray:
     seen = []
     hook = model.embedding_layer().register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].cpu())
@@ -129,11 +169,11 @@ def features(model: Backbone, images, workers: int = 0) -> Tensor:
         embed(model, images, workers=workers)
     finally:
         hook.remove()
-    return distributed.gather_rows(torch.cat(seen))
+    return distributed.gather_rows(torch.cat(seen)).numpy()
 
 
 @torch.no_grad()
-def start_at_pca(model: Backbone, images, workers: int = 0) -> None:
+def start_at_pca(model: Backbone, known: Tensor) -> None:
     """Let the embedding be the principal components of the features, centred.
 
     Where there are fewer images or features than the embedding is wide, the coordinates that are
@@ -141,12 +181,11 @@ def start_at_pca(model: Backbone, images, workers: int = 0) -> None:
 
     Args:
         model: its last layer is changed.
-        images: of the training classes, as the model takes them, see `loading.read`.
+        known: (N, F), its `features` of the training classes.
     """
     from sklearn.decomposition import PCA  # not above, for it takes long to import
 
-    layer = model.embedding_layer()
-    known = features(model, images, workers).double().numpy()
+    layer, known = model.embedding_layer(), known.double().numpy()
     n = min(model.dim, *known.shape)
     pca = PCA(n, svd_solver="covariance_eigh").fit(known)
     layer.weight[:n] = torch.from_numpy(pca.components_)
