@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from proxylib.datasets import Dataset, ImageFiles
 from proxylib.distances import rescale
 from proxylib.objectives import ProxyLoss
+from proxylib.retrieval import embed
 from proxylib.study.cli import app
 from proxylib.study.distance_model import load_model
 from proxylib.study.experiments import pretrained_features
@@ -20,7 +21,6 @@ from proxylib.study.runs import RunConfig, trunk
 from proxylib.study.runs.augmentation import Augmentation
 from proxylib.study.runs.backbones import Backbone
 from proxylib.study.runs.execution import Machine, execute, starting_network
-from proxylib.study.runs.loading import embed
 from proxylib.study.runs.trunk import (
     behind_trunk,
     features,

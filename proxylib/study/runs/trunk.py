@@ -15,10 +15,10 @@ from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.distances import rescale
 from proxylib.objectives import ProxyLoss
-from proxylib.study.runs import distributed
+from proxylib.retrieval import embed
 from proxylib.study.runs.backbones import Backbone
 from proxylib.study.runs.config import RunConfig
-from proxylib.study.runs.loading import embed, read
+from proxylib.study.runs.loading import read
 
 BATCH = 32  # images at once
 
@@ -145,7 +145,8 @@ def start_at_means(objective: ProxyLoss, embeddings: Tensor) -> None:
 def features(model: Backbone, data: Dataset, workers: int = 0) -> Tensor:
     """(N, F) float32: what the network makes of the images just before its embedding layer.
 
-    Computed once, and then read from the cache, as the outputs of a trunk.
+    Computed once, and then read from the cache, as the outputs of a trunk; of several processes
+    each computes them all, for another may find them in its cache and not take part.
 
     Args:
         model: a whole network or a tail.
@@ -166,10 +167,10 @@ def _features(key: str, model: Backbone, images, workers: int) -> np.ndarray:
         lambda _, inputs: seen.append(inputs[0].cpu())
     )
     try:
-        embed(model, images, workers=workers)
+        embed(model, read(images, torch.arange(len(images)).split(64), workers))
     finally:
         hook.remove()
-    return distributed.gather_rows(torch.cat(seen)).numpy()
+    return torch.cat(seen).numpy()
 
 
 @torch.no_grad()
