@@ -21,7 +21,7 @@ test: .venv/installed ## set up, then lint, run all tests and check every notebo
 
 # One thread each: they share the cores, and threads that wait for a core cost four times as much.
 test test-code test-training test-reading: export OMP_NUM_THREADS = 1
-TRAINING := $(wildcard notebooks/0[34568]_*.ipynb)
+TRAINING := $(wildcard notebooks/0[134568]_*.ipynb)
 NBVAL := -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 test-code:
 	$(BIN)/python -m pytest tests --ignore tests/test_notebooks.py

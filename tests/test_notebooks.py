@@ -17,7 +17,7 @@ BOOKS = sorted(paths.notebooks().glob("*.ipynb"))
 COMMON = {"dataset", "data_root", "tier", "seeds", "steps", "batch_size", "jobs", "progress", "out"}
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 # All are executed by nbval; papermill by itself, which takes as long again, is tried on these.
-PLAIN = [b for b in BOOKS if b.stem.split("_")[0] in ("00", "02", "07", "template")]
+PLAIN = [b for b in BOOKS if b.stem.split("_")[0] in ("02", "07", "template")]
 
 
 def code_cells(path):
