@@ -21,6 +21,7 @@ test: .venv/installed ## set up, then lint, run all tests and check every notebo
 
 # One thread each: they share the cores, and threads that wait for a core cost four times as much.
 test test-code test-training test-reading: export OMP_NUM_THREADS = 1
+# The notebooks in two parts that take equally long; one holds those that train most.
 TRAINING := $(wildcard notebooks/0[134568]_*.ipynb)
 NBVAL := -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 test-code:

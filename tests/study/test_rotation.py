@@ -18,7 +18,7 @@ def test_turn_is_anticlockwise_and_exact_at_right_angles():
 
 
 def test_turned_images_are_told_from_others_by_their_angle():
-    images = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    images = (torch.arange(320) % 251).to(torch.uint8).view(5, 1, 8, 8)
     data = Dataset("made", images, torch.arange(5), tuple("abcde"))
     turned = Turned(data, 15.0)
     expected = turn(images, 15.0)
@@ -33,7 +33,7 @@ def test_a_frozen_trunk_sees_turned_images_once_for_all_runs(home, monkeypatch):
     options = {"n_classes": 8, "n_images": 4, "size": 32}
     frozen = {"backbone": "test_efficientnet", "frozen": "blocks.2", "freeze_batch_norm": True}
     settings = {"data_options": options, "augment": False, "dim": 8, "batch_size": 8, **frozen}
-    # The same network, for there are no weights of it: they are drawn from the seed.
+    # Both start from one random network: this one has no weights to load, the seed draws them.
     first, second = (RunConfig(**settings, steps=steps, lr=1e-2) for steps in (0, 2))
     read = []
     monkeypatch.setattr(module, "turn", lambda *a: read.append(1) or turn(*a))

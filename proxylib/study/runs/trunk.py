@@ -59,14 +59,17 @@ def through_trunk(
 
 
 def behind_trunk(config: RunConfig, model: nn.Module, *parts: Dataset) -> tuple:
-    """What a run trains, and what it feeds it: the network and its images, or after a frozen trunk.
+    """The part of a network that a run trains, and what this part is given.
+
+    Without a frozen trunk these are the whole network and the images. Else they are the network's
+    tail and the outputs of its trunk, see `through_trunk`, which also says what it raises.
 
     Args:
-        model: as `starting_network` makes it.
+        model: the whole network, as `starting_network` makes it.
         parts: data sets.
 
     Returns:
-        The model, then the images of each part as it takes them.
+        What is trained, then for each data set what it is given.
     """
     if not config.frozen:
         return model, *(part.images for part in parts)
@@ -76,7 +79,7 @@ def behind_trunk(config: RunConfig, model: nn.Module, *parts: Dataset) -> tuple:
 
 
 def _key(model: Backbone, left_out: Iterable[str], data: Dataset) -> str:
-    """Stands for the data, and for the model but for the weights that are left out."""
+    """Another text for other data, and for a model of other weights but those left out."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name not in left_out:
@@ -145,8 +148,8 @@ def start_at_means(objective: ProxyLoss, embeddings: Tensor) -> None:
 def features(model: Backbone, data: Dataset, workers: int = 0) -> Tensor:
     """(N, F) float32: what the network makes of the images just before its embedding layer.
 
-    Computed once, and then read from the cache, as the outputs of a trunk; of several processes
-    each computes them all, for another may find them in its cache and not take part.
+    Computed once, and then read from the cache, as the outputs of a trunk. Processes that train
+    together do not share the work: one of them may find the features in its cache already.
 
     Args:
         model: a whole network or a tail.
@@ -167,7 +170,7 @@ def _features(key: str, model: Backbone, images, workers: int) -> np.ndarray:
         lambda _, inputs: seen.append(inputs[0].cpu())
     )
     try:
-        embed(model, read(images, torch.arange(len(images)).split(64), workers))
+        embed(model, read(images, torch.arange(len(images)).split(BATCH), workers))
     finally:
         hook.remove()
     return torch.cat(seen).numpy()
