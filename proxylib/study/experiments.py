@@ -18,6 +18,7 @@ from proxylib.study.runs.execution import starting_network
 from proxylib.study.runs.trunk import behind_trunk, features
 from proxylib.study.settings import (
     BATCH,
+    OTHER_BATCH,
     Presets,
     default_recipe,
     find_presets,
@@ -130,6 +131,20 @@ class Study:
             for name in BASELINES
             for run in self.runs(name, "pretrained", batch_norm=batch_norm)
         ]
+
+    def by_batch(self, sizes: Iterable[int] = (32, 128)) -> list[list[RunConfig]]:
+        """Proxy-NCA with batches of these sizes, each with settings of its own (claim C10).
+
+        At a size for which nothing was tuned, the learning rates are scaled, see `resolve`.
+        """
+        tuned = [self.settings.get(n, {}).get("proxy_nca") for n in ("random", OTHER_BATCH)]
+        own = {settings["batch_size"]: settings for settings in tuned if settings}
+        runs = []
+        for size in sizes:
+            found = {"random": {"proxy_nca": own[size]}} if size in own else self.settings
+            given = {"presets": found, "budget": self.budget, "batch_size": size}
+            runs.append([self.config(**given, seed=seed) for seed in self.seeds])
+        return runs
 
     def static(self, ratios: Iterable[float], norms: str = "fixed") -> list[RunConfig]:
         """Proxy-NCA with so many proxies per label, assigned by label or at random (FIG. 6)."""

@@ -15,6 +15,7 @@ from proxylib.study.yaml_files import read_yaml
 
 BATCH = 32  # samples in a unit of the budget
 STARTS = ("random", "pretrained")
+OTHER_BATCH = "other_batch"  # in presets: tuned at the batch size that the walk did not choose
 RATES = ("lr", "proxy_lr")
 SHARED = ("batch_size", *RATES, "augment", "batch_norm")  # settings that every method has
 Presets = Mapping[str, Mapping[str, Mapping[str, object]]]  # start → method → settings
@@ -199,6 +200,8 @@ def find_presets(dataset: str, given: str = "", recipe: str = "") -> Path | None
 def read_presets(path: Path | None) -> Presets:
     """Tuned settings by start and method; empty, with a notice, if there is no file.
 
+    Beside the starts there may be `OTHER_BATCH`.
+
     Raises:
         ValueError: an unknown start or method, or settings that no run can have.
     """
@@ -206,7 +209,8 @@ def read_presets(path: Path | None) -> Presets:
         warnings.warn("nothing was tuned for this recipe: all settings are defaults", stacklevel=2)
         return {}
     found = read_yaml(path)
-    unknown = [start for start in found if start not in STARTS]
+    known = (*STARTS, OTHER_BATCH)
+    unknown = [start for start in found if start not in known]
     for start, methods in found.items():
         entries = (
             methods.items() if isinstance(methods, dict) else [(methods, None)] * bool(methods)
@@ -214,10 +218,10 @@ def read_presets(path: Path | None) -> Presets:
         unknown += [str(name) for name, given in entries if not _fits(path, start, name, given)]
     if not found or unknown:
         raise ValueError(
-            f"{path}: expected settings of methods under {' and '.join(STARTS)}, "
-            f"got {', '.join(unknown) or 'neither'}"
+            f"{path}: expected settings of methods under {', '.join(known)}; "
+            f"got {', '.join(unknown) or 'none'}"
         )
-    return {start: found.get(start) or {} for start in STARTS}
+    return {start: found.get(start) or {} for start in known if start in found or start in STARTS}
 
 
 def _fits(path: Path, start: str, method: object, given: object) -> bool:

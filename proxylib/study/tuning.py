@@ -60,6 +60,11 @@ def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[s
     return settings
 
 
+def other_batch(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings at the other one of the two batch sizes that are walked, see `at_batch`."""
+    return at_batch(settings, next(n for n in _BATCH.values if n != settings["batch_size"]))
+
+
 def _defaults(name: str, recipe: str) -> dict[str, object]:
     """The default of whatever has an axis, as registry and recipe give it."""
     method = METHODS[name]
@@ -77,6 +82,7 @@ def tune(
     start: str = "random",
     n_axes: int | None = None,
     passes: int = 1,
+    same_batch: bool = False,
     jobs: int = -1,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -92,6 +98,7 @@ def tune(
         start: `"random"` or `"pretrained"`, see `axes`.
         n_axes: walk only so many axes of each method; None = all.
         passes: how many times the axes are walked; each pass begins where the last one ended.
+        same_batch: leave the batch size as it is.
 
     Returns:
         One row per run: `method`, `round` (from 1; 0 for the start), `axis` (empty for the start),
@@ -99,6 +106,8 @@ def tune(
         method.
     """
     walked = axes(start, base.get("recipe") or default_recipe(base.get("dataset", "kanji")))
+    if same_batch:
+        walked = {n: tuple(a for a in walk if a is not _BATCH) for n, walk in walked.items()}
     now = {name: dict(settings) for name, settings in starts.items()}
     best: dict[str, float] = {}
     rows, winner = [], {}

@@ -11,7 +11,13 @@ from proxylib.datasets import Dataset
 from proxylib.study.experiments import NORMS, PATENT_RULE, Study, milliseconds_a_step
 from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
 from proxylib.study.runs import RunConfig, run
-from proxylib.study.settings import find_presets, read_presets, write_presets
+from proxylib.study.settings import (
+    OTHER_BATCH,
+    RECIPES,
+    find_presets,
+    read_presets,
+    write_presets,
+)
 
 SMALL = {"dataset": "folder", "steps": 8, "seeds": (0,)}
 
@@ -166,6 +172,32 @@ def test_presets_may_be_ones_own(home, tmp_path):
     with pytest.warns(UserWarning, match=r"mine\.yaml: dynamic \(pretrained\) is not tuned: def"):
         [config, _] = study.runs("dynamic", "pretrained")
     assert (config.lr, config.proxy_lr) == (METHODS["dynamic"].lr, METHODS["dynamic"].proxy_lr)
+
+
+def test_each_batch_size_has_settings_of_its_own_where_they_were_tuned(home, tmp_path):
+    shared = {"batch_size": 32, "lr": 0.5, "proxy_lr": 0.25, "augment": False, "batch_norm": True}
+    other = shared | {"batch_size": 128, "lr": 0.125, "batch_norm": False}
+    mine, plenty = tmp_path / "mine.yaml", (("n_images", 4),)
+    for content, rates in (
+        ({"random": {"proxy_nca": shared}, OTHER_BATCH: {"proxy_nca": other}}, (0.5, 0.125)),
+        ({"random": {"proxy_nca": other}, OTHER_BATCH: {"proxy_nca": shared}}, (0.5, 0.125)),
+        ({"random": {"proxy_nca": shared}}, (0.5, 1.0)),  # scaled by √4
+    ):
+        write_presets(mine, content, "Mine.")
+        study = kanji(presets=str(mine), data_options=plenty, steps=8)
+        small, large = study.by_batch()
+        assert len(small) == len(large) == len(study.seeds)
+        assert [run.batch_size for run in (*small, *large)] == [32, 32, 128, 128]
+        assert (small[0].lr, large[0].lr) == rates
+        assert (small[0].steps, large[0].steps) == (8, 2)
+        assert large[0].batch_norm is (OTHER_BATCH not in content)
+        assert study.runs("proxy_nca")[0] in (small[0], large[0])
+
+
+def test_batch_sizes_without_presets_take_the_registrys_rates(home):
+    with pytest.warns(UserWarning, match="nothing was tuned"):
+        [small, _], [large, _] = kanji(recipe="today").by_batch()
+    assert large.lr == RECIPES["today"]["lr"] == 2 * small.lr
 
 
 def test_data_options_reach_every_run():

@@ -7,7 +7,7 @@ from proxylib.study.methods import BENCHMARK, REFERENCES, Axis
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.config import describe
 from proxylib.study.settings import RECIPES, SHARED, STARTS, at_batch, resolve
-from proxylib.study.tuning import axes, first_settings, tune
+from proxylib.study.tuning import axes, first_settings, other_batch, tune
 
 TINY = {"data_options": {"n_classes": 16, "n_images": 8}}
 
@@ -200,6 +200,19 @@ def test_rates_go_with_the_batch_size_and_what_diverges_counts_as_nothing(monkey
     for config in (config for stage in seen for config in stage):
         assert config.steps * config.batch_size == 300 * 32
         assert config.eval_every == 0 and config.seed == 5 and config.init == "random"
+
+
+def test_a_walk_at_the_other_batch_size_stays_there(monkeypatch):
+    """Claim C10 compares two batch sizes, each with settings of its own."""
+    seen = landscape(monkeypatch, lambda config: 0.5 + 10 * config.lr)
+    start = other_batch(first()["random"]["proxy_nca"])
+    assert start == at_batch(first()["random"]["proxy_nca"], 128)
+    assert other_batch(start) == first()["random"]["proxy_nca"]
+    table = tune({}, {"proxy_nca": start}, 300, same_batch=True)
+    assert {config.batch_size for stage in seen for config in stage} == {128}
+    walks = sum(axis.tries for axis in axes("random")["proxy_nca"])
+    assert len(table) == walks and "batch_size" not in {*table["axis"]}  # one try fewer, the start
+    assert table.loc[table["chosen"], "settings"].item()["lr"] > start["lr"]
 
 
 def test_if_all_diverge_the_start_stays(monkeypatch):
