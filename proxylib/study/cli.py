@@ -15,7 +15,6 @@ from proxylib.datasets.paths import PROJECT, cache, expanded, writable
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli_model import run_search, run_train
-from proxylib.study.exercises import for_students
 from proxylib.study.runs import DASK
 
 
@@ -163,7 +162,7 @@ def run_student(out: Path) -> None:
     try:
         folder = writable(expanded(out))
         for path in study.notebooks():
-            nbformat.write(for_students(nbformat.read(path, 4)), folder / path.name)
+            nbformat.write(study.for_students(nbformat.read(path, 4)), folder / path.name)
     except OSError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"notebooks in {folder}")

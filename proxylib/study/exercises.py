@@ -1,12 +1,8 @@
-"""Exercises that answer back, and notebooks without their solutions."""
+"""Exercises that answer back."""
 
-import copy
 from collections.abc import Callable, Mapping
 
-import nbformat
 import numpy as np
-
-SOLUTION = "solution"  # tag of the cells that a student does not get
 
 
 class Exercises:
@@ -48,13 +44,3 @@ def close(answer: object, expected: object) -> bool:
     """Same shape, and numbers equal within 0.1 %, so that rounding to four digits is no error."""
     answer, expected = np.asarray(answer, float), np.asarray(expected, float)
     return answer.shape == expected.shape and np.allclose(answer, expected, rtol=1e-3, atol=1e-6)
-
-
-def for_students(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy of the notebook without its solutions and without any output."""
-    book = copy.deepcopy(book)
-    book.cells = [c for c in book.cells if SOLUTION not in c.metadata.get("tags", [])]
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return book

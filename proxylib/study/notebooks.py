@@ -1,6 +1,7 @@
-"""Runs the notebooks in batch through papermill, with checked parameters."""
+"""The notebooks: run in batch through papermill with checked parameters; copies for students."""
 
 import contextlib
+import copy
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
 import papermill
 import psutil
 from nbclient.exceptions import DeadKernelError
@@ -20,6 +22,7 @@ from proxylib.study.yaml_files import read_yaml
 
 TIERS = ("fast", "full")
 SMALLEST = (8, 4)  # classes, and images of each
+SOLUTION = "solution"  # tag of the cells that a student does not get
 SAFE = "finished training runs are in the cache: the same command goes on from there"
 
 
@@ -44,6 +47,16 @@ def notebooks(only: tuple[str, ...] = ()) -> list[Path]:
 def parameters(notebook: Path) -> dict[str, dict]:
     """A notebook's parameters as papermill reads them: name → its type, default and help."""
     return papermill.inspect_notebook(str(notebook))
+
+
+def for_students(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy of the notebook without its solutions and without any output."""
+    book = copy.deepcopy(book)
+    book.cells = [c for c in book.cells if SOLUTION not in c.metadata.get("tags", [])]
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return book
 
 
 def tier_parameters(tier: str, notebook: str, dataset: str = "") -> dict[str, object]:

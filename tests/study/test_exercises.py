@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from proxylib.study import notebooks
 from proxylib.study.cli import app
-from proxylib.study.exercises import SOLUTION, Exercises, close, for_students
+from proxylib.study.exercises import Exercises, close
 
 BOOKS = {path: nbformat.read(path, 4) for path in notebooks.notebooks()}
 WITH = {p: b for p, b in BOOKS.items() if any("# YOUR CODE" in c.source for c in b.cells)}
@@ -52,7 +52,11 @@ def test_every_exercise_has_a_task_a_place_and_a_solution_that_is_right(path):
     cells = WITH[path].cells
     asked = [re.search('check\\("(.*?)"', c.source)[1] for c in cells if "# YOUR CODE" in c.source]
     assert asked == [f"{path.stem[:2]}-{i + 1}" for i in range(len(asked))]
-    solved = [c for c in cells if c.cell_type == "code" and SOLUTION in c.metadata.get("tags", [])]
+    solved = [
+        c
+        for c in cells
+        if c.cell_type == "code" and notebooks.SOLUTION in c.metadata.get("tags", [])
+    ]
     for exercise, cell in zip(asked, solved, strict=True):
         assert cell.source.startswith("# NBVAL_CHECK_OUTPUT"), "nbval executes it, and compares"
         assert cell.metadata.jupyter.source_hidden
@@ -68,7 +72,7 @@ def test_every_notebook_that_has_checked_exercises_keeps_them():
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_a_student_gets_no_solution_and_no_output(path):
-    given = for_students(BOOKS[path])
+    given = notebooks.for_students(BOOKS[path])
     assert not any("solution" in cell.metadata.get("tags", []) for cell in given.cells)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in given.cells)
     missing = len(BOOKS[path].cells) - len(given.cells)
