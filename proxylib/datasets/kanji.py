@@ -24,19 +24,21 @@ N_TUNING_POOL = 400  # kanji set aside for choosing settings, whatever else is a
 # Standard deviations of the pen at distortion 1; lengths in units of the image's side.
 ROTATION, SHEAR, SCALE, SHIFT = 0.12, 0.24, 0.144, 0.06  # whole character
 STROKE_ROTATION, STROKE_SCALE, STROKE_SHIFT, END_JITTER = 0.12, 0.144, 0.03, 0.024  # per stroke
-ELASTIC = 0.042  # smooth warp of the paper
+ELASTIC = 0.042  # smooth warp of the paper, by waves of which the slower ones are larger
+FADE = np.array([1 / (1 + i + j) for i in range(4) for j in range(4)])[:, None]  # (16, 1)
+FADE *= ELASTIC / np.linalg.norm(FADE)
 PEN_WIDTH = (0.5, 0.95)  # range of the pen's Gaussian σ, in pixels of a 32-pixel image
 MARGIN = 0.08  # free border around an undistorted character
 SPACING = 1 / 64  # distance of neighbouring points: half a pixel of a 32-pixel image
 
 
 class Strokes(NamedTuple):
-    """One character as points along its strokes, at equal distances."""
+    """One character as M points along its S strokes, at equal distances."""
 
-    points: np.ndarray  # (M, 2) float64, x and y in 0 … 1
-    stroke: np.ndarray  # (M,) int64, the stroke that each point belongs to
-    position: np.ndarray  # (M,) float64, −1 at the stroke's start … 1 at its end
-    centre: np.ndarray  # (S, 2) float64, the mean point of each stroke
+    centre: np.ndarray  # (S, 2) float64, the mean point of each stroke, x and y in 0 … 1
+    # (4 S, M) float64. Of each stroke's points: x and y from its centre, 1, and how far along the
+    # stroke, 0 … 1; all 0 for the points of other strokes.
+    points: np.ndarray
 
 
 def _folder() -> Path:
@@ -81,7 +83,7 @@ def read_strokes(character: str) -> Strokes:
     file = _folder() / f"{ord(character):05x}.svg"
     if not file.exists():
         raise ValueError(f"KanjiVG has no character {character!r} (U+{ord(character):04X})")
-    points, strokes, positions, centres = [], [], [], []
+    strokes, centres = [], []
     root = ElementTree.parse(file).getroot()
     for path in root.iter("{http://www.w3.org/2000/svg}path"):
         segments = parse_path(path.attrib["d"])[1:]  # the first one only moves the pen
@@ -90,11 +92,10 @@ def read_strokes(character: str) -> Strokes:
         count = max(2, round(length[-1] / SPACING) + 1)
         at = np.linspace(0, length[-1], count)
         xy = np.stack([np.interp(at, length, part) / 109 for part in (dense.real, dense.imag)], 1)
-        strokes.append(np.full(count, len(centres)))
-        positions.append(np.linspace(-1, 1, count))
         centres.append(xy.mean(0))
-        points.append(xy)
-    return Strokes(*map(np.concatenate, (points, strokes, positions)), np.array(centres))
+        stroke = np.stack([*(xy - centres[-1]).T, np.ones(count), np.linspace(0, 1, count)])
+        strokes.append(torch.from_numpy(stroke))
+    return Strokes(np.array(centres), torch.block_diag(*strokes).numpy())
 
 
 def draw(
@@ -116,36 +117,47 @@ def draw(
     z = distortion * np.clip(np.array(deviates), -2, 2)
     whole, paper, per_stroke = z[:, :6], z[:, 6:38], z[:, 38:].reshape(len(z), n_strokes, 9)
 
-    # Each stroke turns and stretches around its centre, moves, and its ends wander.
+    # Each stroke turns and stretches around its centre, moves, and its ends wander: all that is
+    # linear in what `points` holds.
     scale = np.exp(STROKE_SCALE * per_stroke[..., 1:3])
-    turn = _affine(STROKE_ROTATION * per_stroke[..., 0], 0, scale)[:, s.stroke]
-    moved = s.centre + STROKE_SHIFT * per_stroke[..., 3:5]
-    start, end = per_stroke[:, s.stroke, 5:7], per_stroke[:, s.stroke, 7:9]
-    t = (s.position[:, None] + 1) / 2
-    xy = np.einsum("nmij,mj->nmi", turn, s.points - s.centre[s.stroke]) + moved[:, s.stroke]
-    xy = xy + END_JITTER * ((1 - t) * start + t * end)
-
-    # The paper warps: four low-frequency waves a direction.
-    waves = np.stack(
-        [np.cos(np.pi * (i * xy[..., 0] + j * xy[..., 1])) for i in range(4) for j in range(4)], -1
-    )
-    fade = np.array([1 / (1 + i + j) for i in range(4) for j in range(4)])
-    fade = fade / np.linalg.norm(fade)
-    xy = xy + ELASTIC * np.einsum("nmw,w,nwc->nmc", waves, fade, paper.reshape(-1, 16, 2))
+    turn = _affine(STROKE_ROTATION * per_stroke[..., 0], 0, scale)  # (N, S, 2, 2)
+    start, end = END_JITTER * per_stroke[..., 5:7], END_JITTER * per_stroke[..., 7:9]
+    moved = s.centre + STROKE_SHIFT * per_stroke[..., 3:5] + start
+    linear = np.concatenate([turn, moved[..., None], (end - start)[..., None]], -1)
+    xy = linear.swapaxes(1, 2).reshape(len(z), 2, -1) @ s.points  # (N, 2, M)
 
     # The whole character turns, shears, stretches and moves on the sheet.
     scale = np.exp(SCALE * whole[:, 2:4])
-    turn = _affine(ROTATION * whole[:, 0], SHEAR * whole[:, 1], scale)
-    xy = (1 - 2 * MARGIN) * np.einsum("nij,nmj->nmi", turn, xy - 0.5) + 0.5
-    xy = xy + SHIFT * whole[:, None, 4:6]
-
-    # Ink is the line integral of a Gaussian pen; it factorises over rows and columns.
-    width = np.array(pens, dtype=np.float32)[:, None, None] / 32
+    sheet = (1 - 2 * MARGIN) * _affine(ROTATION * whole[:, 0], SHEAR * whole[:, 1], scale)
+    place = 0.5 + SHIFT * whole[:, 4:6, None]
+    paper = (FADE * paper.reshape(-1, 16, 2)).swapaxes(1, 2)  # (N, 2, 16)
     pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
-    xy = xy.astype(np.float32)
-    column, row = (np.exp(-0.5 * ((xy[..., c, None] - pixel) / width) ** 2) for c in (0, 1))
-    ink = np.swapaxes(row, 1, 2) @ column * SPACING / (width * (2 * np.pi) ** 0.5)
-    return np.round(255 * np.exp(-3.0 * ink)).astype(np.uint8)
+    # One image after the other: as one array they would not fit into the processor's cache.
+    images = np.empty((len(z), size, size), np.uint8)
+    parts = zip(images, xy, paper, sheet, place, pens, strict=True)
+    for image, line, warp, turn, centre, pen in parts:
+        line = turn @ (line + warp @ _waves(line) - 0.5) + centre
+        image[:] = np.round(255 * np.exp(-3.0 * _ink(line.astype(np.float32), pen, pixel)))
+    return images
+
+
+def _waves(xy: np.ndarray) -> np.ndarray:
+    """cos π(i x + j y) for i, j = 0 … 3, (16, M), of points (2, M)."""
+    wave = np.cos(np.pi * xy) + 1j * np.sin(np.pi * xy)
+    wave = np.stack([np.ones_like(wave), wave, wave**2, wave**2 * wave], 1)  # (2, 4, M)
+    return (wave[0, :, None] * wave[1]).real.reshape(16, -1)
+
+
+def _ink(xy: np.ndarray, pen: float, pixel: np.ndarray) -> np.ndarray:
+    """The line integral of a Gaussian pen, (size, size); it factorises over rows and columns.
+
+    Points (2, M) and centres of the pixels (size,) are float32, the pen's σ is in 1/32.
+    """
+    width = np.float32(pen) / 32
+    # Far from the pen it is cut at e⁻⁴⁰, for denormal numbers would be very slow.
+    exponent = np.maximum(-0.5 * ((xy[..., None] - pixel) / width) ** 2, -40)
+    column, row = np.exp(exponent)  # (M, size) each
+    return row.T @ column * SPACING / (width * (2 * np.pi) ** 0.5)
 
 
 def _affine(angle: np.ndarray, shear: np.ndarray | float, scale: np.ndarray) -> np.ndarray:
