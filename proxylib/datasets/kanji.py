@@ -24,8 +24,9 @@ N_TUNING_POOL = 400  # kanji set aside for choosing settings, whatever else is a
 # Standard deviations of the pen at distortion 1; lengths in units of the image's side.
 ROTATION, SHEAR, SCALE, SHIFT = 0.12, 0.24, 0.144, 0.06  # whole character
 STROKE_ROTATION, STROKE_SCALE, STROKE_SHIFT, END_JITTER = 0.12, 0.144, 0.03, 0.024  # per stroke
-ELASTIC = 0.042  # smooth warp of the paper, by waves of which the slower ones are larger
-FADE = np.array([1 / (1 + i + j) for i in range(4) for j in range(4)])[:, None]  # (16, 1)
+ELASTIC = 0.042  # smooth warp of the paper
+# (16, 1): the share of each of its waves, cos π(i x + j y); the longer the wave, the larger.
+FADE = np.array([1 / (1 + i + j) for i in range(4) for j in range(4)])[:, None]
 FADE *= ELASTIC / np.linalg.norm(FADE)
 PEN_WIDTH = (0.5, 0.95)  # range of the pen's Gaussian σ, in pixels of a 32-pixel image
 MARGIN = 0.08  # free border around an undistorted character

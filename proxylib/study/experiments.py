@@ -132,15 +132,15 @@ class Study:
             for run in self.runs(name, "pretrained", batch_norm=batch_norm)
         ]
 
-    def by_batch(self, sizes: Iterable[int] = (32, 128)) -> list[list[RunConfig]]:
-        """Proxy-NCA with batches of these sizes, each with settings of its own (claim C10).
+    def by_batch(self) -> list[list[RunConfig]]:
+        """Proxy-NCA with batches of 32 and of 128, each with settings of its own (claim C10).
 
         At a size for which nothing was tuned, the learning rates are scaled, see `resolve`.
         """
         tuned = [self.settings.get(n, {}).get("proxy_nca") for n in ("random", OTHER_BATCH)]
         own = {settings["batch_size"]: settings for settings in tuned if settings}
         runs = []
-        for size in sizes:
+        for size in (32, 128):
             found = {"random": {"proxy_nca": own[size]}} if size in own else self.settings
             given = {"presets": found, "budget": self.budget, "batch_size": size}
             runs.append([self.config(**given, seed=seed) for seed in self.seeds])

@@ -145,6 +145,12 @@ def test_kanji_images_do_not_depend_on_how_many_are_drawn():
     assert not np.array_equal(kanji.draw("漢", range(1), seed=1), many[:1])
 
 
+def test_the_waves_of_kanjis_paper_are_cosines():
+    x, y = xy = np.random.default_rng(0).random((2, 50))
+    direct = [np.cos(np.pi * (i * x + j * y)) for i in range(4) for j in range(4)]
+    np.testing.assert_allclose(kanji._waves(xy), direct, atol=1e-14)
+
+
 def test_kanji_without_distortion_differs_by_the_pen_only():
     images = kanji.draw("三", range(4), distortion=0.0)
     ink = 255 - images.astype(float)
