@@ -635,6 +635,23 @@ def test_seeds_must_match(id):
         judged_by(id, gap)
 
 
+def test_what_is_read_back_is_judged_alike(tmp_path):
+    folder = tmp_path / "new" / "evidence"
+    tables = evidence()
+    thirds = tables["benchmark"].assign(recall_at_1=tables["benchmark"]["recall_at_1"] / 3)
+    tables["benchmark"] = thirds  # numbers that few digits can't hold
+    claims.save_evidence(tables, folder)
+    again, before = (pd.DataFrame(claims.judge(t)) for t in (claims.read_evidence(folder), tables))
+    pd.testing.assert_frame_equal(again, before, rtol=1e-12)
+    claims.save_evidence({**tables, "batch": None}, folder)  # an earlier run's table must not stay
+    assert claims.read_evidence(folder).keys() == tables.keys() - {"batch"}
+
+
+def test_no_evidence_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no table of evidence"):
+        claims.read_evidence(tmp_path / "nowhere")
+
+
 def test_ledger_and_file(tmp_path):
     judged = claims.judge({**evidence(), "static": None})
     shown = claims.ledger(judged)

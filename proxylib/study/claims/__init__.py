@@ -4,7 +4,8 @@ Up to C7 each claim is judged for Proxy-NCA with free norms, as the patent train
 beside it for our variation with fixed norms (C1b …).
 
 A claim's words and its judging function stand together, in the module of its subject: speed,
-quality, proxies, bounds or variations. The evidence is tables; nothing here trains or reads files.
+quality, proxies, bounds or variations. The evidence is tables, and nothing here trains. Whoever
+doubts a verdict judges it again: `judge(read_evidence(Path("figures/kanji-full/evidence")))`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from proxylib.study.claims.claim import (
     no_runs,
     save_claims,
 )
-from proxylib.study.claims.evidence import seconds_from
+from proxylib.study.claims.evidence import read_evidence, save_evidence, seconds_from
 from proxylib.study.claims.proxies import c5, c6, c6s, c7
 from proxylib.study.claims.quality import c2, c2p, c3, c4
 from proxylib.study.claims.speed import c1, speed_target
@@ -31,7 +32,8 @@ from proxylib.study.claims.variations import c10, c11, c12
 from proxylib.study.methods import BASELINES
 
 __all__ = ["BASELINES", "CLAIMS", "NOT_REPRODUCED", "NOT_TESTED", "PARTLY", "REPRODUCED", "TABLES"]
-__all__ += ["RULES", "Claim", "judge", "ledger", "save_claims", "seconds_from", "speed_target"]
+__all__ += ["RULES", "Claim", "judge", "ledger", "read_evidence", "save_claims", "save_evidence"]
+__all__ += ["seconds_from", "speed_target"]
 
 # In the order in which they are judged and shown.
 _RECORDS = (*c1, *c2, *c2p, *c3, *c4, *c5, *c6, *c6s, *c7, c8, c9, c10, c11, c12)

@@ -1,6 +1,7 @@
-"""What judging functions of several subjects share: checks of their tables, and differences."""
+"""The tables that claims are judged by: their files, and what judging functions share."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -62,3 +63,35 @@ def seconds_from(benchmark: pd.DataFrame, milliseconds: Mapping[str, float]) -> 
     """
     each = benchmark["method"].map(dict(milliseconds)).astype(float)
     return benchmark.assign(seconds=benchmark["step"] * each / 1000)
+
+
+def save_evidence(evidence: Mapping[str, pd.DataFrame | None], folder: Path) -> None:
+    """Write each table to `folder/NAME.csv`, in full precision, so that it can be judged again.
+
+    Args:
+        evidence: as `judge` takes it. The file of a table that is None is removed: it would be
+            that of earlier runs.
+        folder: made if it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in evidence.items():
+        file = folder / f"{name}.csv"
+        if table is None:
+            file.unlink(missing_ok=True)
+        else:
+            table.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_evidence(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables that `save_evidence` wrote, for `judge`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise FileNotFoundError(
+            f"no table of evidence (NAME.csv) in {folder}; 08_claims writes them to the folder "
+            "`evidence` of its output"
+        )
+    return {file.stem: pd.read_csv(file) for file in files}

@@ -217,7 +217,7 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
     top = 0.3 if any(columns) else 0.0
     for key, cells in rows.items():
         said = textwrap.wrap(next(iter(cells.values())).statement, wrap)
-        effects = {name: _effect(claim) for name, claim in cells.items()}
+        effects = {name: effect_of(claim) for name, claim in cells.items()}
         lines = max(len(said), 2, *(2 + text.count("\n") for text in effects.values()))
         middle, height = top + 0.1 * lines + 0.07, 0.2 * lines + 0.14
         ax.text(0.1, middle, key, weight="bold", va="center", fontsize=9)
@@ -237,7 +237,8 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
     return fig
 
 
-def _effect(claim: Claim, width: int = 30) -> str:
+def effect_of(claim: Claim, width: int = 30) -> str:
+    """A claim's effect with its unit and interval, on two lines if longer than `width`."""
     if math.isnan(claim.effect):
         return ""
     mean, low, high = (f"{round(v, 2) + 0.0:.3g}" for v in (claim.effect, claim.low, claim.high))
