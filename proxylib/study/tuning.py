@@ -135,3 +135,14 @@ def tune(
     columns = ["method", "round", "axis", "settings", "recall_at_1", "diverged"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(chosen=table.index.isin(winner.values()))
+
+
+def last_gain(walk: pd.DataFrame) -> pd.Series:
+    """Method → how much Recall@1 (a fraction) its last pass gained over the best run before.
+
+    Args:
+        walk: from `tune`.
+    """
+    earlier = walk["round"] < walk["round"].max()
+    best = walk.groupby(["method", earlier], sort=False)["recall_at_1"].max().unstack()
+    return (best[False] - best[True]).clip(lower=0)

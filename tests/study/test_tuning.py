@@ -1,5 +1,6 @@
 """Choosing settings: an equal walk for every method."""
 
+import pandas as pd
 import pytest
 
 from proxylib.study import tuning
@@ -243,6 +244,13 @@ def test_a_recipe_is_walked_with_its_network(monkeypatch):
     [[config], [other]] = seen
     assert (config.backbone, config.init, config.batch_size) == ("resnet50", "pretrained", 128)
     assert (other.batch_size, other.lr) == (32, config.lr / 2)
+
+
+def test_what_the_last_pass_gained():
+    rows = [("a", 0, 0.2), ("b", 0, 0.5), ("a", 1, 0.4), ("b", 1, 0.3), ("a", 2, 0.45), ("b", 2, 0)]
+    walk = pd.DataFrame(rows, columns=["method", "round", "recall_at_1"])
+    assert tuning.last_gain(walk).to_dict() == pytest.approx({"a": 0.05, "b": 0.0})
+    assert tuning.last_gain(walk[walk["round"] < 2]).to_dict() == pytest.approx({"a": 0.2, "b": 0})
 
 
 def test_tune_for_real(home):
