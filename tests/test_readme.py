@@ -58,9 +58,15 @@ def test_verdicts_are_those_of_the_committed_evidence(file):
     assert found.drop(columns=numbers).equals(saved.drop(columns=numbers))
 
 
+def table_of(first):
+    """Data sets in the header, and the cells of each row, of the table that begins so."""
+    text = re.search(rf"^\| {re.escape(first)}.*?(?=\n\n)", README, re.M | re.S)[0]
+    header, _, *rows = text.splitlines()
+    return re.findall(r"`(.+?)`", header), [row.strip("| ").split(" | ") for row in rows]
+
+
 def test_the_table_of_photographs_is_that_of_the_full_tier():
-    header, _, *rows = re.search(r"^\| Recall@1.*?(?=\n\n)", README, re.M | re.S)[0].splitlines()
-    datasets = re.findall(r"`(.+?)`", header)
+    datasets, rows = table_of("Recall@1 (%) |")
     assert datasets == ["cars196-half", "grocery"]
     untrained = {"features": "the network's own features", "pca": "64 principal components of them"}
     measured = {}
@@ -74,10 +80,22 @@ def test_the_table_of_photographs_is_that_of_the_full_tier():
         for name, words in untrained.items():
             measured[words, dataset] = f"{100 * json.loads(text)[f'recall_at_1_{name}']:.1f}"
     shown = {}
-    for row in rows:
-        name, *cells = row.strip("| ").split(" | ")
+    for name, *cells in rows:
         shown |= {(name, dataset): cell for dataset, cell in zip(datasets, cells, strict=True)}
     assert {where: cell for where, cell in shown.items() if cell != "–"} == measured
+
+
+def test_the_table_of_softmax_and_successors_is_that_of_the_full_tier():
+    datasets, rows = table_of("Recall@1 (%), characters |")
+    settings = ["the patent's loss", "+ scale 9", "+ positive in the sum"]
+    assert datasets == ["kanji", "omniglot"]
+    for column, dataset in enumerate(datasets):
+        ends = {}
+        for name, key in (("switches", "setting"), ("successors", "method")):
+            saved = pd.read_csv(FIGURES / f"{dataset}-full" / f"09_just_softmax-{name}.csv")
+            ends |= {n: show_interval(100 * v) for n, v in saved.groupby(key)["recall_at_1"]}
+        names = [*settings, "proxy_anchor", "soft_triple", "softmax"]
+        assert [row[column + 1] for row in rows] == [ends[name] for name in names]
 
 
 def test_the_claims_on_cars_are_those_of_the_full_tier():
