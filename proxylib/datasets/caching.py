@@ -1,11 +1,13 @@
 """Results on disk (joblib), found again only under the same arguments and the same code."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import joblib
 from joblib._store_backends import FileSystemStoreBackend
+from joblib.func_inspect import get_func_name
 
 from proxylib.datasets import paths
 
@@ -67,6 +69,17 @@ def cached(
 def is_cached(function: Callable, *args) -> bool:
     """True if the result is on disk, whole."""
     return _memory().cache(function).check_call_in_cache(*args)
+
+
+def finished(function: Callable) -> Iterator[tuple[dict[str, str], object]]:
+    """(arguments as they are written in Python, result) of all that is on disk of a function."""
+    backend = _memory().store_backend
+    folder = Path(*get_func_name(function)[0], function.__name__)
+    for file in sorted(Path(backend.location, folder).glob("*/metadata.json")):
+        call_id = (str(folder), file.parent.name)
+        if backend.contains_item(call_id):
+            arguments = json.loads(file.read_text(encoding="utf-8"))["input_args"]
+            yield arguments, backend.load_item(call_id)
 
 
 def _memory(mmap_mode: str | None = None) -> joblib.Memory:

@@ -15,7 +15,7 @@ from proxylib.datasets.paths import PROJECT, cache, expanded, writable
 from proxylib.study import notebooks as study
 from proxylib.study import paths
 from proxylib.study.cli_model import run_search, run_train
-from proxylib.study.runs import DASK
+from proxylib.study.runs import DASK, records
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -166,6 +166,22 @@ def run_student(out: Path) -> None:
     except OSError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"notebooks in {folder}")
+
+
+@app.command("record")
+@click.argument("dataset", type=click.Choice(datasets.NAMES))
+def run_record(dataset: str) -> None:
+    """Keep what all finished runs of a data set measured in figures/DATASET-full/runs.jsonl.gz.
+
+    Whoever has that file makes tables and curves anew without training.
+    """
+    try:
+        from proxylib.study import recording  # here, for it imports all that trains
+
+        count = recording.record(dataset)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{count} runs in {records.file_of(dataset)}")
 
 
 app.add_command(run_train)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from proxylib.objectives import Objective
 from proxylib.study.runs import RunConfig, RunResult
-from proxylib.study.runs.cache import check_fingerprint
+from proxylib.study.runs.cache import RecordedRun, check_fingerprint
 from proxylib.study.runs.execution import execute
 
 
@@ -22,7 +22,7 @@ class Occupancy:
             label: 1 if no label is torn apart.
     """
 
-    result: RunResult
+    result: RunResult | RecordedRun
     points: np.ndarray
     together: np.ndarray
 
@@ -44,6 +44,20 @@ class Occupancy:
             }
         )
 
+    @property
+    def config(self) -> RunConfig:
+        return self.result.config
+
+    def record(self) -> dict[str, object]:
+        """What `rebuild` needs, for JSON."""
+        watched = {"points": self.points.tolist(), "together": self.together.tolist()}
+        return self.result.record() | watched
+
+    @classmethod
+    def rebuild(cls, config: RunConfig, record: dict) -> "Occupancy":
+        result = RecordedRun.rebuild(config, record)
+        return cls(result, np.array(record["points"]), np.array(record["together"]))
+
 
 def occupancy(config: RunConfig, key: str) -> Occupancy:
     """Train a method with proxies and watch its assignment; for `sweep(…, work=occupancy)`."""
@@ -61,3 +75,6 @@ def occupancy(config: RunConfig, key: str) -> Occupancy:
 
     result = execute(config, observe=observe)
     return Occupancy(result, np.array(points), np.array(together))
+
+
+occupancy.rebuild = Occupancy.rebuild

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import joblib
 import pandas as pd
@@ -16,7 +16,7 @@ from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.retrieval import embed, nearest_neighbors, recall_at_k
 from proxylib.study.methods import METHODS
-from proxylib.study.runs import RunConfig, fingerprint, run
+from proxylib.study.runs import RunConfig, fingerprint, records, run
 from proxylib.study.runs.trunk import behind_trunk
 
 
@@ -70,18 +70,42 @@ def rotation(
         One row per run and angle: `method`, `seed`, `angle`, `recall_at_1`.
     """
     tasks = [(config, float(angle)) for config in configs for angle in angles]
-    code = code_of(_turned_recall)
+    code = code_of(turned_recall)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     values = parallel(
-        joblib.delayed(cached)(_turned_recall, *task, f"{code} {fingerprint(task[0])}")
-        for task in tasks
+        joblib.delayed(_find_or_turn)(config, angle, f"{angle} {code} {fingerprint(config)}")
+        for config, angle in tasks
     )
     bar = tqdm(values, total=len(tasks), disable=not progress, unit="turn", desc="turned queries")
     rows = [(c.method, c.seed, a, value) for (c, a), value in zip(tasks, bar, strict=True)]
     return pd.DataFrame(rows, columns=["method", "seed", "angle", "recall_at_1"])
 
 
-def _turned_recall(config: RunConfig, angle: float, key: str) -> float:
+def _find_or_turn(config: RunConfig, angle: float, key: str) -> float:
+    if record := records.find("turned_recall", config, key):
+        return record["recall_at_1"]
+    return cached(turned_recall, config, angle, key).recall_at_1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Recall@1 of a run whose queries were turned by `angle` degrees."""
+
+    config: RunConfig
+    angle: float
+    recall_at_1: float
+
+    def record(self) -> dict[str, float]:
+        """What was measured, for JSON."""
+        return {"angle": self.angle, "recall_at_1": self.recall_at_1}
+
+
+def turned_recall(config: RunConfig, angle: float, key: str) -> Turn:
+    """Recall@1 at one angle, see `rotation`; `key` stands for angle, code and data."""
+    return Turn(config, angle, _turned_recall(config, angle))
+
+
+def _turned_recall(config: RunConfig, angle: float) -> float:
     result, (_, test) = run(config), config.data()
     if not angle:
         return result.metrics["recall_at_1"]

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import joblib
@@ -17,7 +18,7 @@ from proxylib.datasets.caching import cached, is_cached
 from proxylib.datasets.code import code_of
 from proxylib.study import peers
 from proxylib.study.methods import METHODS, SUCCESSORS
-from proxylib.study.runs import backbones, pretraining, timm_weights
+from proxylib.study.runs import backbones, pretraining, records, timm_weights
 from proxylib.study.runs.config import RunConfig
 from proxylib.study.runs.execution import Machine, RunResult, execute
 
@@ -38,6 +39,32 @@ def _run(config: RunConfig, key: str) -> RunResult:
     return execute(config)
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedRun:
+    """A run of which only its history is at hand; whatever else is asked for is trained then.
+
+    Attributes:
+        config, history, n_proxies: as in `RunResult`.
+    """
+
+    config: RunConfig
+    history: pd.DataFrame
+    n_proxies: int
+    metrics = RunResult.metrics
+
+    @classmethod
+    def rebuild(cls, config: RunConfig, record: dict) -> "RecordedRun":
+        return cls(config, pd.DataFrame(record["history"]), record["n_proxies"])
+
+    def __getattr__(self, name: str):
+        if name not in RunResult.__annotations__ and name != "model":
+            raise AttributeError(name)
+        return getattr(run(self.config), name)
+
+
+_run.rebuild = RecordedRun.rebuild
+
+
 def sweep(
     configs: Iterable[RunConfig],
     jobs: int = -1,
@@ -46,6 +73,8 @@ def sweep(
     work: Callable = _run,
 ) -> list:
     """The results of many runs, in the order given; finished ones come from the cache.
+
+    Those that the cache lacks but somebody has recorded (records.py) come as `RecordedRun`.
 
     Every run uses one thread, so a result does not depend on how many run beside it. A run that
     fails stops the sweep; the finished ones stay in the cache.
@@ -58,7 +87,8 @@ def sweep(
         keep_diverged: go on past a run whose loss is no longer finite; its place in the list
             holds the error.
         work: what is done for each, given the configuration and its fingerprint, which it hands to
-            `check_fingerprint`; the default returns a `RunResult`.
+            `check_fingerprint`; the default returns a `RunResult`. Its attribute `rebuild` makes a
+            result of the configuration and what was recorded of it.
     """
     arguments = [_arguments(config) for config in configs]
     results: list = [None] * len(arguments)
@@ -67,6 +97,9 @@ def sweep(
         for i, args in enumerate(arguments):
             if is_cached(work, *args):
                 results[i] = cached(work, *args)
+                bar.update()
+            elif record := records.find(work.__name__, *args):
+                results[i] = work.rebuild(args[0], record)
                 bar.update()
             else:
                 todo.append(i)
