@@ -57,7 +57,7 @@ def histories(folder, dataset, seeds=(0, 1), **ends):
     write(folder, dataset, "03_convergence-samples", rows, seeds)
 
 
-def ratios(folder, dataset, notebook, curves, baselines, seeds=(0, 1, 2)):
+def ratios(folder, dataset, notebook, curves, baselines, seeds=(0, 1, 2), more=()):
     rows = [
         {"curve": curve, "ratio": ratio, "seed": seed, "recall_at_1": half * (ratio + 0.5)}
         for curve, half in curves.items()
@@ -67,7 +67,7 @@ def ratios(folder, dataset, notebook, curves, baselines, seeds=(0, 1, 2)):
     rows += [
         {"curve": method, "seed": seed, "recall_at_1": value}
         for method, value in baselines.items()
-        for seed in seeds
+        for seed in (*seeds, *more)
     ]
     rows.append({"curve": "published", "ratio": 0.5, "recall_at_1": 0.99})
     write(folder, dataset, f"{notebook}-ratio", rows, seeds)
@@ -181,6 +181,14 @@ def test_static_ratio_leaves_curves_without_all_seeds_out_of_the_sentence(tmp_pa
     assert not any("dropped" in column for column in table)
     assert [text.get_text() for text in fig.legends[0].get_texts()] == list(curves)
     assert max(fig.axes[0].get_ylim()) < 90  # the patent's own values are not among ours
+
+
+def test_a_sweep_of_fewer_seeds_is_compared_with_the_mean_of_the_baseline(tmp_path):
+    curves = {"Proxy-NCA, by the letter": 0.5, "Proxy-NCA, positive proxy dropped": 0.1}
+    ratios(tmp_path, "a", "05_proxy_ratio_static", curves, {"npairs": 0.4}, more=(3, 4))
+    _, table, sentence = figures.published("05_proxy_ratio_static", tmp_path)
+    assert "50.0 % on a, 10.0 points above N-pairs" in sentence and "dropped" not in sentence
+    assert table.loc["a", "Proxy-NCA, by the letter, points more"].startswith("10.0")
 
 
 def test_dynamic_ratio_speaks_of_every_rule_and_gives_it_one_look(tmp_path):
