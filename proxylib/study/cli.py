@@ -179,7 +179,7 @@ def run_record(dataset: str) -> None:
         from proxylib.study import recording  # here, for it imports all that trains
 
         count = recording.record(dataset)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{count} runs in {records.file_of(dataset)}")
 

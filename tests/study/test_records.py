@@ -94,6 +94,21 @@ def test_records_add_up_and_the_same_make_the_same_file(elsewhere):
     assert records.find("_run", RUNS[1], "key") == made[1]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b'{"work": '), gzip.compress(b"[1]\n"), gzip.compress(b"{}\n")[:-6]],
+    ids=["not gzipped", "half a line", "no record", "cut off"],
+)
+def test_a_damaged_file_is_named_with_what_to_do(elsewhere, content):
+    file = records.file_of("kanji")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"runs\.jsonl\.gz: expected gzipped .* or delete it"):
+        sweep(RUNS[:1], **QUIET)
+    result = CliRunner().invoke(app, ["record", "kanji"])
+    assert result.exit_code == 1 and "or delete it" in result.output
+
+
 def test_no_folder_of_this_machine_is_recorded(elsewhere):
     config = RunConfig(dataset="folder", data_root="/home/somebody/pictures")
     made = records.record_of("_run", config, "key")

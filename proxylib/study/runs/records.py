@@ -8,6 +8,7 @@ and versions (`key`), and its results. `pandas.read_json(file, lines=True)` read
 import functools
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,9 +68,15 @@ def as_lists(table: pd.DataFrame) -> dict[str, list]:
 @functools.cache
 def _read(file: Path, changed: int) -> dict[str, dict]:
     """All records of a file by their identity; read once for each state of the file."""
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    return {_identity(record): record for record in records}
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
+        return {_identity(record): record for record in records}
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: expected gzipped lines of JSON, a run in each; got {error!r}. Take the file "
+            "from the repository again, or delete it, and runs are trained"
+        ) from error
 
 
 def _identity(record: dict) -> str:
