@@ -89,7 +89,7 @@ def family(process: subprocess.Popen) -> dict[psutil.Process, str]:
 
 def finished(home: Path) -> dict[Path, int]:
     """The results of finished runs, and when each was written."""
-    cache = home / "data" / "cache" / "proxylib" / "study" / "runs" / "cache" / "_run"
+    cache = home / "data" / "cache" / "proxylib" / "study" / "runs" / "cache" / "train_run"
     hashes = cache.glob("*/output.sha256")
     return {file: file.with_name("output.pkl").stat().st_mtime_ns for file in hashes}
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 from proxylib.datasets.paths import PROJECT
@@ -57,7 +58,8 @@ def main() -> None:
     for own in (PATENTED, FIXED):
         old = rf"^\| {own.words} \| the patent says .*?(?=\n\n)"
         text, count = re.subn(old, lambda _, own=own: table(own, found), text, flags=re.M | re.S)
-        print(f"{own.words}: {count} table{'s' * (count != 1)} of README written")
+        if not count:
+            sys.exit(f"README has no table that begins: | {own.words} | the patent says |")
     README.write_text(text, encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -71,15 +72,15 @@ def is_cached(function: Callable, *args) -> bool:
     return _memory().cache(function).check_call_in_cache(*args)
 
 
-def finished(function: Callable) -> Iterator[tuple[dict[str, str], object]]:
-    """(arguments as they are written in Python, result) of all that is on disk of a function."""
+def finished(function: Callable) -> Iterator[tuple[dict[str, str], Callable[[], object]]]:
+    """Of all that is on disk of a function: its arguments, as text, and what loads the result."""
     backend = _memory().store_backend
     folder = Path(*get_func_name(function)[0], function.__name__)
     for file in sorted(Path(backend.location, folder).glob("*/metadata.json")):
         call_id = (str(folder), file.parent.name)
         if backend.contains_item(call_id):
             arguments = json.loads(file.read_text(encoding="utf-8"))["input_args"]
-            yield arguments, backend.load_item(call_id)
+            yield arguments, partial(backend.load_item, call_id)
 
 
 def _memory(mmap_mode: str | None = None) -> joblib.Memory:

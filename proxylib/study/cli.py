@@ -171,17 +171,20 @@ def run_student(out: Path) -> None:
 @app.command("record")
 @click.argument("dataset", type=click.Choice(datasets.NAMES))
 def run_record(dataset: str) -> None:
-    """Keep what all finished runs of a data set measured in figures/DATASET-full/runs.jsonl.gz.
+    """Add what the cached runs of a data set measured to figures/DATASET-full/runs.jsonl.gz.
 
-    Whoever has that file makes tables and curves anew without training.
+    A sweep takes from that file what its cache lacks. All runs in the cache are added, so make
+    those of the full tier with a PROXYLIB_HOME of their own.
     """
     try:
         from proxylib.study import recording  # here, for it imports all that trains
 
-        count = recording.record(dataset)
+        found = recording.record(dataset)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{count} runs in {records.file_of(dataset)}")
+    click.echo(f"{found.new} new, {found.total} in all, in {records.file_of(dataset)}")
+    if found.left_out:
+        click.echo(f"{found.left_out} left out: made by other code, on other data or versions")
 
 
 app.add_command(run_train)

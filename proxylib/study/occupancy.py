@@ -48,11 +48,6 @@ class Occupancy:
     def config(self) -> RunConfig:
         return self.result.config
 
-    def record(self) -> dict[str, object]:
-        """What `rebuild` needs, for JSON."""
-        watched = {"points": self.points.tolist(), "together": self.together.tolist()}
-        return self.result.record() | watched
-
     @classmethod
     def rebuild(cls, config: RunConfig, record: dict) -> "Occupancy":
         result = RecordedRun.rebuild(config, record)
@@ -61,7 +56,7 @@ class Occupancy:
 
 def occupancy(config: RunConfig, key: str) -> Occupancy:
     """Train a method with proxies and watch its assignment; for `sweep(…, work=occupancy)`."""
-    check_fingerprint(config, key)
+    check_fingerprint(config, key, occupancy)
     labels = config.data()[0].labels.numpy()
     points, together = [], []
 

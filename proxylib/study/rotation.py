@@ -4,19 +4,17 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import joblib
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from proxylib.datasets import Dataset
-from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.retrieval import embed, nearest_neighbors, recall_at_k
 from proxylib.study.methods import METHODS
-from proxylib.study.runs import RunConfig, fingerprint, records, run
+from proxylib.study.runs import RunConfig, run, sweep
+from proxylib.study.runs.cache import check_fingerprint
 from proxylib.study.runs.trunk import behind_trunk
 
 
@@ -70,21 +68,15 @@ def rotation(
         One row per run and angle: `method`, `seed`, `angle`, `recall_at_1`.
     """
     tasks = [(config, float(angle)) for config in configs for angle in angles]
-    code = code_of(turned_recall)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    values = parallel(
-        joblib.delayed(_find_or_turn)(config, angle, f"{angle} {code} {fingerprint(config)}")
-        for config, angle in tasks
+    turned = sweep(
+        [config for config, _ in tasks],
+        jobs,
+        progress,
+        work=turned_recall,
+        arguments=[(angle,) for _, angle in tasks],
     )
-    bar = tqdm(values, total=len(tasks), disable=not progress, unit="turn", desc="turned queries")
-    rows = [(c.method, c.seed, a, value) for (c, a), value in zip(tasks, bar, strict=True)]
+    rows = [(one.config.method, one.config.seed, one.angle, one.recall_at_1) for one in turned]
     return pd.DataFrame(rows, columns=["method", "seed", "angle", "recall_at_1"])
-
-
-def _find_or_turn(config: RunConfig, angle: float, key: str) -> float:
-    if record := records.find("turned_recall", config, key):
-        return record["recall_at_1"]
-    return cached(turned_recall, config, angle, key).recall_at_1
 
 
 @dataclass(frozen=True)
@@ -95,14 +87,18 @@ class Turn:
     angle: float
     recall_at_1: float
 
-    def record(self) -> dict[str, float]:
-        """What was measured, for JSON."""
-        return {"angle": self.angle, "recall_at_1": self.recall_at_1}
+    @classmethod
+    def rebuild(cls, config: RunConfig, record: dict) -> "Turn":
+        return cls(config, *record["arguments"], record["recall_at_1"])
 
 
-def turned_recall(config: RunConfig, angle: float, key: str) -> Turn:
-    """Recall@1 at one angle, see `rotation`; `key` stands for angle, code and data."""
+def turned_recall(config: RunConfig, key: str, angle: float) -> Turn:
+    """The run at one angle, see `rotation`; for `sweep(…, work=turned_recall)`."""
+    check_fingerprint(config, key, turned_recall)
     return Turn(config, angle, _turned_recall(config, angle))
+
+
+turned_recall.rebuild = Turn.rebuild
 
 
 def _turned_recall(config: RunConfig, angle: float) -> float:

@@ -7,7 +7,7 @@ from proxylib.datasets import Dataset
 from proxylib.distances import rescale
 from proxylib.study import rotation as module
 from proxylib.study.rotation import Turned, rotation, turn
-from proxylib.study.runs import RunConfig, run
+from proxylib.study.runs import RunConfig, cache, run
 
 
 def test_turn_is_anticlockwise_and_exact_at_right_angles():
@@ -64,6 +64,6 @@ def test_rotation_of_an_untrained_network(home, monkeypatch):
     assert not turned  # read from the cache
     rotation([config], [0, 90, 180], jobs=1, progress=False)
     assert len(turned) == 1
-    monkeypatch.setattr(module, "code_of", lambda *definitions: "other code")
+    monkeypatch.setattr(cache, "fingerprint", lambda config, work=None: "other code")
     rotation([config], [0, 180], jobs=1, progress=False)
     assert len(turned) == 2  # that of 180 degrees again

@@ -176,7 +176,7 @@ def test_a_dask_cluster_gives_the_same(home, monkeypatch):
     ) as cluster:
         monkeypatch.setenv(DASK, cluster.scheduler_address)
         there = sweep(configs, progress=False)
-        assert all(caching.is_cached(cache._run, *cache._arguments(c)) for c in configs)
+        assert all(caching.is_cached(cache.train_run, c, fingerprint(c)) for c in configs)
     for a, b in zip(here, there, strict=True):
         assert a.config == b.config
         same(a, b)
@@ -273,16 +273,16 @@ def test_what_the_registry_alone_says_is_in_the_fingerprint(home, monkeypatch, m
 def test_a_worker_with_other_code_than_its_caller_refuses(home):
     """Else its result would be kept under the name of code that did not make it."""
     key = fingerprint(small())
-    assert len(cache._run(small(), key).history) == 3
+    assert len(cache.train_run(small(), key).history) == 3
     with pytest.raises(RuntimeError, match=f"is {re.escape(key)} in this process and other in"):
-        cache._run(small(), "other")
+        cache.train_run(small(), "other")
     with pytest.raises(RuntimeError, match="restart the kernel"):
-        caching.cached(cache._run, small(), "other")
-    assert not caching.is_cached(cache._run, small(), "other")
+        caching.cached(cache.train_run, small(), "other")
+    assert not caching.is_cached(cache.train_run, small(), "other")
 
 
 def test_a_sweep_stops_where_workers_have_other_code(home, monkeypatch):
-    monkeypatch.setattr(cache, "_arguments", lambda config: (config, "old"))
+    monkeypatch.setattr(cache, "fingerprint", lambda config, work: "old")
     with pytest.raises(RuntimeError, match="in this process and old in the one that asked"):
         sweep([small(seed=s) for s in (0, 1)], jobs=2, progress=False)
 
@@ -321,7 +321,7 @@ def test_kill_loses_at_most_the_runs_in_flight(home):
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     expected = [small(seed=s, eval_every=250) for s in (0, 1)]
     deadline = time.monotonic() + 120
-    while not all(caching.is_cached(cache._run, *cache._arguments(c)) for c in expected):
+    while not all(caching.is_cached(cache.train_run, c, fingerprint(c)) for c in expected):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)

@@ -198,9 +198,10 @@ def _against_best_baseline(
     does: str,
     paired: bool,
 ) -> tuple[list[dict], str]:
-    """The final Recall@1 of every curve that has as many seeds as any, against that baseline.
+    """The final Recall@1 of each curve, compared with the best baseline.
 
-    Paired, seeds are compared one by one; else with the baseline's mean, as claims C5 and C6 do.
+    Paired, seed by seed; else with the baseline's mean, as claims C5 and C6 do. Curves with fewer
+    seeds than the baseline (or, if not paired, than the fullest curve) are left out.
     """
     rows, found, reached = [], {}, {}
     for dataset, table in results.items():
@@ -210,7 +211,7 @@ def _against_best_baseline(
         label = method_label(rival)
         rows.append({"best baseline": label, "its Recall@1 (%)": show_interval(wide[rival])})
         theirs = wide[rival] if paired else wide[rival].mean()
-        most = own[dataset].groupby("curve").size().max()
+        most = len(wide) if paired else own[dataset].groupby("curve").size().max()
         for curve, runs in own[dataset].groupby("curve", sort=False):
             values = 100 * runs.set_index("seed")["recall_at_1"]
             if len(values) < most:

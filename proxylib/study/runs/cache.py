@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,17 +31,18 @@ def run(config: RunConfig) -> RunResult:
     Identical are runs with the same configuration, the same images, the same code as far as
     this run's method reaches, and the same versions of torch, numpy and scikit-learn.
     """
-    return cached(_run, *_arguments(config))
+    return cached(train_run, config, fingerprint(config))
 
 
-def _run(config: RunConfig, key: str) -> RunResult:
-    check_fingerprint(config, key)
+def train_run(config: RunConfig, key: str) -> RunResult:
+    """The run, from its configuration and fingerprint; what `run` and `sweep` keep."""
+    check_fingerprint(config, key, train_run)
     return execute(config)
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedRun:
-    """A run of which only its history is at hand; whatever else is asked for is trained then.
+    """A run of which only its history is known (records.py), and no network.
 
     Attributes:
         config, history, n_proxies: as in `RunResult`.
@@ -57,12 +58,12 @@ class RecordedRun:
         return cls(config, pd.DataFrame(record["history"]), record["n_proxies"])
 
     def __getattr__(self, name: str):
-        if name not in RunResult.__annotations__ and name != "model":
-            raise AttributeError(name)
-        return getattr(run(self.config), name)
+        raise AttributeError(
+            f"{name}: of this run only its history was recorded; sweep(…, whole=True) trains it"
+        )
 
 
-_run.rebuild = RecordedRun.rebuild
+train_run.rebuild = RecordedRun.rebuild
 
 
 def sweep(
@@ -70,11 +71,13 @@ def sweep(
     jobs: int = -1,
     progress: bool = True,
     keep_diverged: bool = False,
-    work: Callable = _run,
+    work: Callable = train_run,
+    arguments: Sequence[tuple] | None = None,
+    whole: bool = False,
 ) -> list:
     """The results of many runs, in the order given; finished ones come from the cache.
 
-    Those that the cache lacks but somebody has recorded (records.py) come as `RecordedRun`.
+    Those that the cache lacks but the project has recorded (records.py) come as `RecordedRun`.
 
     Every run uses one thread, so a result does not depend on how many run beside it. A run that
     fails stops the sweep; the finished ones stay in the cache.
@@ -89,25 +92,29 @@ def sweep(
         work: what is done for each, given the configuration and its fingerprint, which it hands to
             `check_fingerprint`; the default returns a `RunResult`. Its attribute `rebuild` makes a
             result of the configuration and what was recorded of it.
+        arguments: what `work` gets beside the two, a tuple for each configuration.
+        whole: train what is only recorded, for its network or its embeddings are needed.
     """
-    arguments = [_arguments(config) for config in configs]
-    results: list = [None] * len(arguments)
+    configs = list(configs)
+    more = [()] * len(configs) if arguments is None else arguments
+    given = [(c, fingerprint(c, work), *own) for c, own in zip(configs, more, strict=True)]
+    results: list = [None] * len(given)
     todo = []
-    with tqdm(total=len(arguments), disable=not progress, unit="run", desc="runs") as bar:
-        for i, args in enumerate(arguments):
+    with tqdm(total=len(given), disable=not progress, unit="run", desc="runs") as bar:
+        for i, args in enumerate(given):
             if is_cached(work, *args):
                 results[i] = cached(work, *args)
                 bar.update()
-            elif record := records.find(work.__name__, *args):
+            elif not whole and (record := records.find(work.__name__, *args)):
                 results[i] = work.rebuild(args[0], record)
                 bar.update()
             else:
                 todo.append(i)
-        if any(Machine.default(arguments[i][0]).device == "cuda" for i in todo):
+        if any(Machine.default(configs[i]).device == "cuda" for i in todo):
             jobs = 1  # a run fills the GPU
         with _backend():
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-            tasks = (joblib.delayed(_numbered)(work, i, *arguments[i]) for i in todo)
+            tasks = (joblib.delayed(_numbered)(work, i, *given[i]) for i in todo)
             for i, result in parallel(tasks):
                 if isinstance(result, FloatingPointError) and not keep_diverged:
                     raise result
@@ -149,12 +156,17 @@ def history(results: Iterable[RunResult], **columns: Iterable) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def fingerprint(config: RunConfig) -> str:
-    """Hash of what, beside the configuration, decides a run's result: data, code, versions."""
+def fingerprint(config: RunConfig, work: Callable = train_run) -> str:
+    """Hash of what, beside the configuration, decides a result: data, code, versions.
+
+    Args:
+        work: what is done with the configuration, see `sweep`; its code counts as well.
+    """
+    root = execute if work is train_run else work  # how a run is kept doesn't change it
     method = METHODS[config.method]
     # What the registry says and the configuration does not.
     fixed = {"normalize": method.normalize, **getattr(method.objective, "keywords", {})}
-    parts = [code_of(execute, *method.code()), *(f"{k}={v}" for k, v in fixed.items())]
+    parts = [code_of(root, *method.code()), *(f"{k}={v}" for k, v in fixed.items())]
     parts += [part.fingerprint() for part in config.data()]
     parts += [torch.__version__, np.__version__, version("scikit-learn")]
     if config.method in SUCCESSORS:
@@ -169,10 +181,6 @@ def fingerprint(config: RunConfig) -> str:
         parts.append(pretraining.key(config.data()[0].images.shape[2]))
     parts += [d for d in [Machine.default(config).device] if d != "cpu"]
     return " ".join(parts)
-
-
-def _arguments(config: RunConfig) -> tuple[RunConfig, str]:
-    return config, fingerprint(config)
 
 
 def _numbered(work: Callable, i: int, *args) -> tuple[int, object]:
@@ -193,13 +201,13 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check_fingerprint(config: RunConfig, key: str) -> None:
-    """Refuse to compute under a fingerprint that is not the one of this process.
+def check_fingerprint(config: RunConfig, key: str, work: Callable) -> None:
+    """Refuse to compute under a fingerprint that is not the one of this process; see `sweep`.
 
     Raises:
         RuntimeError: this process has loaded other code, data or versions than its caller.
     """
-    if (here := fingerprint(config)) != key:
+    if (here := fingerprint(config, work)) != key:
         raise RuntimeError(
             f"the run's fingerprint is {here} in this process and {key} in the one that asked for "
             "it: code, data or versions have changed in between; restart the kernel"

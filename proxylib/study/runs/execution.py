@@ -27,7 +27,6 @@ from proxylib.study.runs.config import RunConfig, describe
 from proxylib.study.runs.fit import fit
 from proxylib.study.runs.loading import embed
 from proxylib.study.runs.pretraining import pretrained_model
-from proxylib.study.runs.records import as_lists
 from proxylib.study.runs.trunk import features, start_at_means, start_at_pca, through_trunk
 
 BOUND_ANCHORS = 400  # anchors that a recording of the bounds samples while training
@@ -64,10 +63,6 @@ class RunResult:
     @property
     def n_proxies(self) -> int:
         return len(self.proxies)
-
-    def record(self) -> dict[str, object]:
-        """What is kept of a run with the project, for JSON; see records.py."""
-        return {"n_proxies": self.n_proxies, "history": as_lists(self.history)}
 
     def model(self) -> torch.nn.Module:
         """The trained network, in evaluation mode."""
