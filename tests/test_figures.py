@@ -192,6 +192,20 @@ def test_method_curves_over_a_setting_have_its_values_as_ticks():
     assert ax.get_xlim()[1] == 1.5  # the names' lines go on where the curves end
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_names_of_curves_that_end_together_stay_beside_the_axes(end):
+    rows = [
+        {"method": method, "seed": 0, "step": step, "recall_at_1": end if step else 0.5}
+        for method in ("proxy_nca", *BASELINES)
+        for step in (0, 100)
+    ]
+    (ax,) = figures.method_curves(pd.DataFrame(rows), ("step",)).axes
+    low, high = ax.get_ylim()
+    heights = [text.get_position()[1] for text in ax.texts]
+    assert low <= min(heights) and max(heights) <= high + 1e-9
+    assert len(heights) == 1 + len(BASELINES)
+
+
 def test_method_points_leave_out_the_mean_of_a_method_that_never_got_there():
     table = benchmark().query("step == 100").copy()
     table.loc[(table["method"] == "npairs") & (table["seed"] == 1), "recall_at_1"] = float("inf")

@@ -49,6 +49,7 @@ def name_at_right(ax: plt.Axes, heights: pd.Series) -> None:
     low, high = ax.get_ylim()
     heights = heights.sort_values()
     places = spread(heights.to_numpy(), 0.06 * (high - low))
+    places += max(0.0, low - places[0])
     places -= max(0.0, places[-1] - high)
     outside = {"transform": ax.get_yaxis_transform(), "clip_on": False}
     for (method, height), place in zip(heights.items(), places, strict=True):
