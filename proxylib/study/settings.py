@@ -113,7 +113,8 @@ def resolve(
 
     The later wins: the registry's entry, the recipe, the presets, `changes`. A learning rate is
     meant for the batch size that stands beside it. Where only the batch size changes, or the data
-    has too few images for it, both rates are multiplied by √(new size / old size).
+    has too few images for it, both rates are multiplied by √(new size / old size). A
+    `per_class` that was tuned on larger classes becomes the size of the smallest class.
 
     Args:
         method: a name in `METHODS`.
@@ -138,7 +139,12 @@ def resolve(
         settings = at_batch(settings, size)
     settings |= changes
     data = image_size(recipe, dataset) | dict(data_options)
-    config = _config(method, settings, dataset=dataset, data_root=data_root, data_options=data)
+    where = {"dataset": dataset, "data_root": data_root, "data_options": data}
+    config = _config(method, settings, **where)
+    if "per_class" in (options := dict(config.options)) and "per_class" not in changes:
+        fewest = int(config.data()[0].labels.bincount().min())
+        settings["per_class"] = max(2, min(options["per_class"], fewest))
+        config = _config(method, settings, **where)
     fitting = at_batch(settings, _fitting_batch(config))
     fitted = {name: fitting[name] for name in ("batch_size", *RATES)}
     if budget is not None:

@@ -205,7 +205,7 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
     step = min(2.4, 8.8 / len(results))
     width = min(11.8, 5.4 + step * len(results))
     columns = {name: width - step * (len(results) - i) for i, name in enumerate(results)}
-    wrap = int(13.5 * (min(columns.values()) - 0.8))
+    wrap, fits = int(13.5 * (min(columns.values()) - 0.8)), int(15 * step)
     rows: dict[str, dict[str, Claim]] = {}
     for name, judged in results.items():
         for claim in judged:
@@ -217,7 +217,12 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
     top = 0.3 if any(columns) else 0.0
     for key, cells in rows.items():
         said = textwrap.wrap(next(iter(cells.values())).statement, wrap)
-        effects = {name: effect_of(claim) for name, claim in cells.items()}
+        effects = {
+            name: "\n".join(
+                part for line in effect_of(claim).splitlines() for part in textwrap.wrap(line, fits)
+            )
+            for name, claim in cells.items()
+        }
         lines = max(len(said), 2, *(2 + text.count("\n") for text in effects.values()))
         middle, height = top + 0.1 * lines + 0.07, 0.2 * lines + 0.14
         ax.text(0.1, middle, key, weight="bold", va="center", fontsize=9)
