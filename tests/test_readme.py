@@ -20,22 +20,6 @@ FOUND = Finding("seen", REPRODUCED, Interval(1.5, 1.25, 2.0))
 README = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(bool(ledger.ledgers()), reason="those of the second edition are committed")
-def test_the_ledger_is_that_of_the_first_edition():
-    rows = re.findall(r"^\| (C\d+s?p?[ab]?) \|[^|]*\| (.+) \|$", README, re.MULTILINE)
-    [header] = re.findall(r"^\| \| the patent says \| (.+) \|$", README, re.MULTILINE)
-    datasets = [name.strip("`") for name in header.split(" | ")]
-    committed = {path.parent.name.removesuffix("-full"): path for path in LEDGERS}
-    assert sorted(datasets) == sorted(committed)
-    for column, dataset in enumerate(datasets):
-        shown = {name: cells.split(" | ")[column] for name, cells in rows}
-        # The unit that the first edition gave C9 said the opposite.
-        right = "% of the slack at the start", "% less slack than at the start"
-        expected = {c.id: ledger.cell(c).replace(*right) for c in ledger.read(committed[dataset])}
-        assert shown == expected
-
-
-@pytest.mark.skipif(not ledger.ledgers(), reason="no ledger of the second edition is committed")
 @pytest.mark.parametrize("own", [PATENTED, FIXED], ids=lambda own: own.letter)
 def test_the_ledgers_are_those_of_the_full_tier(own):
     """If not: `python tests/ledger.py` writes them."""
@@ -61,8 +45,6 @@ def test_only_ledgers_of_this_edition_are_shown(tmp_path):
 @pytest.mark.parametrize("file", LEDGERS, ids=lambda file: file.parent.name)
 def test_verdicts_are_those_of_the_committed_evidence(file):
     content = json.loads(file.read_text(encoding="utf-8"))
-    if "edition" not in content:
-        pytest.skip("first edition, which kept no evidence")
     assert content["rules"] == claims.RULES
     again = claims.judge(claims.read_evidence(file.parent / "evidence"))
     numbers = ["effect", "low", "high"]

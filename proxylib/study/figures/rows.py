@@ -218,9 +218,7 @@ def ledger(claims: Sequence[Claim] | Mapping[str, Sequence[Claim]]) -> Figure:
     for key, cells in rows.items():
         said = textwrap.wrap(next(iter(cells.values())).statement, wrap)
         effects = {
-            name: "\n".join(
-                part for line in effect_of(claim).splitlines() for part in textwrap.wrap(line, fits)
-            )
+            name: "\n".join(textwrap.fill(line, fits) for line in effect_of(claim).splitlines())
             for name, claim in cells.items()
         }
         lines = max(len(said), 2, *(2 + text.count("\n") for text in effects.values()))
