@@ -50,6 +50,7 @@ from proxylib.study import bound_search, distance_model, figures, notebooks, set
 from proxylib.study.cli import app
 from proxylib.study.methods import METHODS, complete_options
 from proxylib.study.parameters import INJECTED, check
+from proxylib.study.presets import read_presets
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.checkpoints import write
 
@@ -253,7 +254,7 @@ def yaml_files() -> Iterator[Case]:
 
     def presets(content: bytes) -> None:
         Path("p.yaml").write_bytes(content)
-        settings.resolve("nca", presets=settings.read_presets(Path("p.yaml")))
+        settings.resolve("nca", presets=read_presets(Path("p.yaml")))
 
     for what, content in NOT_YAML.items():
         yield Case(f"-f, {what}", partial(study, content), ("p.yaml",))

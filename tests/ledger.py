@@ -9,7 +9,7 @@ from pathlib import Path
 from proxylib.datasets.paths import PROJECT
 from proxylib.study.claims import CLAIMS, Claim
 from proxylib.study.claims.claim import EDITION, FIXED, PATENTED, Variant
-from proxylib.study.figures.rows import VERDICTS, effect_of
+from proxylib.study.figures.verdicts import VERDICTS, effect_of
 
 README = PROJECT / "README.md"
 

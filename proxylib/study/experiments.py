@@ -13,18 +13,11 @@ from torch.nn import functional
 
 from proxylib.datasets.paths import PROJECT
 from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
+from proxylib.study.presets import OTHER_BATCH, find_presets, read_presets
 from proxylib.study.runs import RunConfig
 from proxylib.study.runs.execution import starting_network
 from proxylib.study.runs.trunk import behind_trunk, features
-from proxylib.study.settings import (
-    BATCH,
-    OTHER_BATCH,
-    Presets,
-    default_recipe,
-    find_presets,
-    read_presets,
-    resolve,
-)
+from proxylib.study.settings import BATCH, Presets, default_recipe, resolve
 
 NORMS = {"fixed": {}, "free": {"embedding_norm": None, "proxy_norm": None}}
 PATENT_RULE = {"restart_dead": False, "batch_norm": False}  # dynamic assignment, nothing added
@@ -40,7 +33,7 @@ class Study:
         steps, batch_size: the budget of a run, so many batches of so many samples; a method with
             larger batches takes fewer steps.
         recipe: a name in `settings.RECIPES`; if empty, what suits the data set.
-        presets: file of settings; if empty, those that were tuned, see `settings.find_presets`.
+        presets: file of settings; if empty, those that were tuned, see `presets.find_presets`.
     """
 
     dataset: str

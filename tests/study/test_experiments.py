@@ -10,14 +10,9 @@ import torch
 from proxylib.datasets import Dataset
 from proxylib.study.experiments import NORMS, PATENT_RULE, Study, milliseconds_a_step
 from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
+from proxylib.study.presets import OTHER_BATCH, find_presets, read_presets, write_presets
 from proxylib.study.runs import RunConfig, run
-from proxylib.study.settings import (
-    OTHER_BATCH,
-    RECIPES,
-    find_presets,
-    read_presets,
-    write_presets,
-)
+from proxylib.study.settings import RECIPES
 
 SMALL = {"dataset": "folder", "steps": 8, "seeds": (0,)}
 

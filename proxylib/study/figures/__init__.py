@@ -3,15 +3,7 @@
 from proxylib.study.figures.curves import convergence, method_curves, proxy_ratio, rotation
 from proxylib.study.figures.full_tier import published
 from proxylib.study.figures.pictures import circle, gallery, image_grid
-from proxylib.study.figures.rows import (
-    VERDICTS,
-    ladder,
-    ledger,
-    method_points,
-    occupancy,
-    switches,
-    walk,
-)
+from proxylib.study.figures.rows import ladder, method_points, occupancy, switches, walk
 from proxylib.study.figures.saving import (
     provenance,
     provenance_table,
@@ -21,6 +13,7 @@ from proxylib.study.figures.saving import (
     stamp,
 )
 from proxylib.study.figures.style import RIGHT, WRONG, method_label, method_style, title, use_style
+from proxylib.study.figures.verdicts import VERDICTS, ledger
 
 __all__ = ["RIGHT", "VERDICTS", "WRONG", "circle", "convergence", "gallery", "image_grid", "ledger"]
 __all__ += ["method_curves", "method_label", "method_points", "method_style", "provenance"]

@@ -16,9 +16,10 @@ from proxylib.study.claims import BASELINES, Claim
 from proxylib.study.claims.speed import SHARE
 from proxylib.study.claims.statistics import Interval, interval, show_interval, times_to
 from proxylib.study.figures.curves import draw_curves, draw_ratios
-from proxylib.study.figures.rows import VERDICTS, ladder, ledger, method_points
+from proxylib.study.figures.rows import ladder, method_points
 from proxylib.study.figures.saving import stamp
 from proxylib.study.figures.style import method_label, name_at_right
+from proxylib.study.figures.verdicts import VERDICTS, ledger
 from proxylib.study.methods import METHODS
 
 Shown = tuple[Figure, list[dict], str]  # a picture, a row for each data set, and what they say
