@@ -59,15 +59,15 @@ def test_equal_seeds_have_an_interval_without_width():
     figures.proxy_ratio(table.assign(recall_at_1=1 / 3), baselines()).canvas.draw()
 
 
-def test_two_curves_differ_by_colour_line_and_marker():
-    fig = figures.proxy_ratio(swept(curves=("a", "b")), baselines())
+def test_four_curves_differ_by_colour_line_and_marker():
+    fig = figures.proxy_ratio(swept(curves="abcd"), baselines())
     fig.canvas.draw()
     legend = fig.axes[0].get_legend()
     assert not fig.axes[0].bbox.overlaps(legend.get_window_extent())  # hides no data
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in legend.get_texts()] == [*"abcd"]
     handles = legend.legend_handles
-    looks = [(h.get_color(), h.is_dashed(), h.get_marker()) for h in handles]
-    assert all(one != other for one, other in zip(*looks, strict=True))
+    looks = [(h.get_color(), h.get_marker(), str(h._dash_pattern)) for h in handles]
+    assert all(len(set(look)) == 4 for look in zip(*looks, strict=True))
 
 
 def test_one_seed_has_no_interval_and_no_warning(recwarn):

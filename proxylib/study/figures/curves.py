@@ -132,7 +132,7 @@ def proxy_ratio(
     published values, which are of other data and never share an axis with ours.
 
     Args:
-        swept: rows with `curve` (its name; three at most), `ratio`, `seed` and `recall_at_1`,
+        swept: rows with `curve` (its name; four at most), `ratio`, `seed` and `recall_at_1`,
             maybe `in_use`, the share of the proxies that serve a point at the end.
         baselines: rows with `method`, `seed` and `recall_at_1`.
         published: ratio → Recall@1 in %.
@@ -183,10 +183,11 @@ def _ratio_curves(
     shown = swept.assign(ratio=apart, **{metric: 100 * swept[metric]})
     curve = {"data": shown, "x": "ratio", "y": metric, "hue": "curve", "style": "curve", "ax": ax}
     curve |= {"hue_order": names, "style_order": names}
-    curve["palette"] = [method_style("proxy_nca")["color"], "black", "dimgrey"][: len(names)]
-    curve["markers"] = ["o", "D", "s"][: len(names)]
+    colors = [method_style("proxy_nca")["color"], "black", "dimgrey", "#882255"]
+    curve["palette"] = colors[: len(names)]
+    curve["markers"] = ["o", "D", "s", "^"][: len(names)]
     sns.scatterplot(**curve, alpha=0.4, s=30, legend=False)
-    line = {"dashes": ["", DASHED, (1, 1)][: len(names)], "lw": 2, "ms": 7}
+    line = {"dashes": ["", DASHED, (1, 1), (5, 1, 1, 1)][: len(names)], "lw": 2, "ms": 7}
     sns.lineplot(**curve, **MEAN, **line, err_style="bars", err_kws={"lw": 2})
     _log_ratios(ax, sorted(swept["ratio"].unique()))
 
