@@ -200,7 +200,7 @@ def test_dynamic_ratio_speaks_of_every_rule_and_gives_it_one_look(tmp_path):
     assert sentence == (
         "At half a proxy per label, dynamic assignment (stabilised) reaches the best baseline's "
         "Recall@1 on a only (50.0 % on a, 10.0 points above N-pairs; 50.0 % on b, 10.0 points "
-        "below NCA), and dynamic assignment (the patent's rule) on no data set (20.0 % on a, 20.0 "
+        "below NCA); dynamic assignment (the patent's rule) on no data set (20.0 % on a, 20.0 "
         "points below N-pairs; 20.0 % on b, 40.0 points below NCA)."
     )
     colors = [

@@ -234,7 +234,7 @@ def _against_best_baseline(
         subject = kind.replace("dynamic", "dynamic assignment") + f" ({how})" * bool(how)
         clauses.append(f"{subject} {does}on {_where(where)} ({'; '.join(found[curve])})")
         does = ""  # said once
-    return rows, ", and ".join(clauses)
+    return rows, "; ".join(clauses)
 
 
 def _doubt(found: Interval, equal: float = 0) -> str:
