@@ -6,7 +6,7 @@ import pytest
 
 from proxylib.datasets.paths import PROJECT
 from proxylib.study import paths
-from proxylib.study.methods import METHODS, REFERENCES
+from proxylib.study.methods import METHODS
 from proxylib.study.presets import find_presets, read_presets, write_presets
 from proxylib.study.runs import describe
 from proxylib.study.settings import SHARED, STARTS, resolve
@@ -36,10 +36,8 @@ def test_the_committed_presets_are_complete():
         for start in ("random", "pretrained"):
             methods = tuned[start]
             wanted = {n for n, m in METHODS.items() if start in m.starts}
-            # free norms came after the published walks
-            untuned = {*REFERENCES, "proxy_nca_free", "dynamic_free"}
-            # and softmax, which walks from a random start only, keeps what it chose there
-            assert wanted - untuned <= methods.keys() <= wanted | {"softmax"}
+            # softmax, which walks from a random start only, keeps what it chose there
+            assert methods.keys() == wanted | {"softmax"}
             for name, values in methods.items():
                 config = resolve(name, start=start, presets=tuned)
                 got = describe(config) | dict(config.options)
