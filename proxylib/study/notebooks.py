@@ -13,6 +13,7 @@ import nbformat
 import papermill
 import psutil
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from proxylib.datasets import Dataset
@@ -125,6 +126,8 @@ def run_notebooks(
 ) -> list[str]:
     """Execute each notebook into `out`; one that fails is reported, the others still run.
 
+    So is a check that says False; its notebook counts as done, for its results are all there.
+
     Args:
         planned: from `plan`.
         out: output folder, existing; also given to the notebooks as their parameter `out`.
@@ -144,7 +147,7 @@ def run_notebooks(
             values = {**values, "progress": True}
         began = time.monotonic()
         try:
-            _execute(
+            done = _execute(
                 str(path),
                 str(out / path.name),
                 parameters={**values, "out": str(out)},
@@ -167,10 +170,19 @@ def run_notebooks(
             )
         else:
             say(f"[{i}/{len(planned)}] {path.stem} done in {time.monotonic() - began:.0f} s")
+            for check in _false_checks(done):
+                say(f"  a check failed: {check}\n  see {out / path.name}")
     return failed
 
 
-def _execute(*args, **options) -> None:
+def _false_checks(notebook: NotebookNode) -> list[str]:
+    """The lines that end in "False" of the cells that print checks (`# NBVAL_CHECK_OUTPUT`)."""
+    checked = [cell for cell in notebook.cells if "NBVAL_CHECK_OUTPUT" in cell.source]
+    printed = [output.get("text", "") for cell in checked for output in cell.get("outputs", [])]
+    return [line for text in printed for line in text.splitlines() if line.endswith(": False")]
+
+
+def _execute(*args, **options) -> NotebookNode:
     """papermill in a thread, for in the main one it would take SIGINT and SIGTERM for itself.
 
     At either of them the kernel ends, and papermill writes what there is of the notebook.
@@ -178,7 +190,7 @@ def _execute(*args, **options) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(papermill.execute_notebook, *args, **options)
         try:
-            future.result()
+            return future.result()
         except (KeyboardInterrupt, SystemExit):
             # Workers before their kernel: one that starts would complain that it is gone.
             for process in reversed(psutil.Process().children(recursive=True)):

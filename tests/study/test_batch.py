@@ -71,6 +71,16 @@ def test_a_failing_notebook_is_reported_and_the_others_run(books, tmp_path):
     assert printed(out / "01_good.ipynb") == f"7 [3, 4] {out}"
 
 
+def test_a_check_that_says_false_is_reported(books, tmp_path):
+    book = nbformat.read(books / "01_good.ipynb", 4)
+    book.cells[-1].source = '# NBVAL_CHECK_OUTPUT\nprint("one: True\\nall equal: False")'
+    book.cells.append(nbformat.v4.new_code_cell('print("not checked: False")'))
+    nbformat.write(book, books / "01_good.ipynb")
+    code, text = call("--only", "01", "--out", tmp_path / "out", "--no-progress")
+    assert code == 0 and "a check failed: all equal: False" in text
+    assert "one: True" not in text and "not checked" not in text
+
+
 def test_bars_are_for_the_training_runs(books, tmp_path):
     for option, given in (("--progress", True), ("--no-progress", None)):
         call("--out", tmp_path, "--only", "01", option)
