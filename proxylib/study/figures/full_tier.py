@@ -152,11 +152,8 @@ def _ratios(results: Mapping[str, pd.DataFrame]) -> Shown:
         handles = ax.get_legend_handles_labels()
         ax.get_legend().remove()
         if not ax.figure.legends:
-            look = {
-                "frameon": False,
-                "ncols": len(curves) if len(curves) < 4 else 2,
-                "handlelength": 2.8,
-            }
+            look = {"frameon": False, "handlelength": 2.8}
+            look["ncols"] = len(curves) if len(curves) < 4 else 2
             ax.figure.legend(*handles, loc="outside upper center", **look)
 
     half = {name: table[table["ratio"] == 0.5] for name, table in swept.items()}
