@@ -1,8 +1,11 @@
 """Data sets: images plus one integer label per image, and their zero-shot splits."""
 
+import contextlib
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from torch import Tensor
@@ -22,19 +25,22 @@ from proxylib.datasets.base import Dataset, validation_split, zero_shot_split
 from proxylib.datasets.files import ImageFiles, read_file
 
 __all__ = ["FETCH", "NAMES", "Dataset", "ImageFiles", "load", "read_file", "read_like"]
-__all__ += ["validation_split", "zero_shot_split"]
+__all__ += ["unchanged", "validation_split", "zero_shot_split"]
 
 READERS = {"omniglot": omniglot, "folder": folder, "cub200": cub200, "cars196": cars196, "sop": sop}
 READERS |= {"grocery": grocery, "cars196-half": cars196_half}
 NAMES = ("kanji", *READERS)
 # those that `proxylib fetch` can download, or unpack
 FETCH = {name: reader.fetch for name, reader in READERS.items() if reader is not folder}
+# within `unchanged`: folder → `_state`
+_SEEN: ContextVar[dict[Path, str]] = ContextVar("seen")
 
 
 def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     """The data set of that name.
 
-    The last four are kept in memory and returned again, as long as no file of theirs changes.
+    The last four are kept in memory and returned again, as long as no file of theirs changes (see
+    `unchanged`).
 
     Args:
         name: `"kanji"` (built in, drawn at first use), `"omniglot"`, `"grocery"`, `"cub200"`,
@@ -58,7 +64,20 @@ def load(name: str, data_root: str | Path | None = None, **options) -> Dataset:
     if not data_root and name == "folder":
         return folder.load("")  # says what is expected
     root = paths.expanded(data_root or paths.data() / name)
-    return _load(name, root, _state(root), **options)
+    seen = _SEEN.get({})
+    if root not in seen:
+        seen[root] = _state(root)
+    return _load(name, root, seen[root], **options)
+
+
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """Within it `load` looks once whether a folder's files have changed, not at every call."""
+    before = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(before)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
 """What a data set is, and how its classes are split."""
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from proxylib.datasets.files import ImageFiles
 from proxylib.datasets.problems import report
+
+# A study asks for the same halves and their hash once for every run; data sets do not change.
+_remember = functools.lru_cache(maxsize=8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +56,20 @@ class Dataset:
         return replace(part, labels=labels, class_names=names, n_train_classes=None)
 
     def select(self, keep: Tensor) -> "Dataset":
-        """The images where `keep` (N,) bool is true; classes and labels stay as they are."""
-        in_memory = isinstance(self.images, Tensor)
-        images = self.images[keep] if in_memory else self.images.select(keep)
+        """The images where `keep` (N,) bool is true; classes and labels stay as they are.
+
+        Images in memory that follow one another are not copied: the part shares them.
+        """
+        if not isinstance(self.images, Tensor):
+            images = self.images.select(keep)
+        else:
+            at = keep.nonzero().flatten()
+            in_a_row = len(at) > 0 and int(at[-1] - at[0]) == len(at) - 1
+            images = self.images[slice(at[0], at[-1] + 1) if in_a_row else at]
         queries = None if self.queries is None else self.queries[keep]
         return replace(self, images=images, labels=self.labels[keep], queries=queries)
 
+    @_remember
     def without_queries(self) -> "Dataset":
         """What may be trained on: all images, but the queries if the data set has its own.
 
@@ -68,6 +80,7 @@ class Dataset:
             return self
         return check(replace(self.select(~self.queries), queries=None))
 
+    @_remember
     def fingerprint(self) -> str:
         """Hash of all images, labels and class names, and of which images are queries.
 
@@ -85,6 +98,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+@_remember
 def zero_shot_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
     """(train, test): the first half of the classes trains, the other half, unseen, tests.
 
@@ -108,6 +122,7 @@ def zero_shot_split(dataset: Dataset) -> tuple[Dataset, Dataset]:
     return dataset.classes(0, n_train), dataset.classes(n_train, n)
 
 
+@_remember
 def validation_split(train: Dataset, fraction: float = 0.5) -> tuple[Dataset, Dataset]:
     """(fit, validation): the last `fraction` of the training classes validates, the rest trains.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from proxylib import datasets
 from proxylib.datasets.paths import PROJECT
 from proxylib.study.methods import BASELINES, BENCHMARK, METHODS, REFERENCES
 from proxylib.study.presets import OTHER_BATCH, find_presets, read_presets
@@ -90,7 +91,8 @@ class Study:
             file = self.presets_file
             warnings.warn(f"{file}: {method} ({start}) is not tuned: defaults", stacklevel=2)
         tuned = {"start": start, "presets": self.settings, "budget": self.budget}
-        return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
+        with datasets.unchanged():
+            return [self.config(method, **tuned, seed=seed, **changes) for seed in self.seeds]
 
     def benchmark(self, start: str = "random", only: Sequence[str] = ()) -> list[RunConfig]:
         """Every method, every seed, as many samples: FIG. 1, FIG. 4, Tables 1 and 2.

@@ -109,6 +109,20 @@ def test_a_class_needs_a_query_and_an_image_to_find():
         alone.without_queries()
 
 
+def test_halves_are_made_once_and_share_the_images_of_the_whole():
+    dataset = make(6)
+    dataset = dataclasses.replace(dataset, images=dataset.images.contiguous())
+    train, test = datasets.zero_shot_split(dataset)
+    assert datasets.zero_shot_split(dataset)[0] is train
+    assert train.images.data_ptr() == dataset.images.data_ptr()
+    assert test.images.data_ptr() == dataset.images[6:].data_ptr()
+    order = torch.arange(12).view(2, 6).T.flatten()  # 0 6 1 7 …: no class lies in a row
+    mixed = dataclasses.replace(dataset, images=dataset.images[order], labels=dataset.labels[order])
+    for half, part in zip(datasets.zero_shot_split(mixed), (train, test), strict=True):
+        assert torch.equal(half.images[half.labels.argsort(stable=True)], part.images)
+    assert len(dataset.select(torch.zeros(12, dtype=torch.bool)).images) == 0
+
+
 def test_fingerprint_of_tensors_stays_what_it_was():
     """Finished runs are found by it: one that changes with the code would cost hours."""
     assert make(4).fingerprint() == "c7fd45d22a888b51"
@@ -119,8 +133,7 @@ def test_fingerprint_of_tensors_stays_what_it_was():
 def test_fingerprint_tells_images_labels_and_names_apart():
     a, b = make(4), make(4)
     assert a.fingerprint() == b.fingerprint()
-    b.images[0] += 1
-    assert a.fingerprint() != b.fingerprint()
+    assert a.fingerprint() != dataclasses.replace(a, images=a.images + 1).fingerprint()
     assert make(4, 3).fingerprint() != a.fingerprint()
 
 
@@ -460,3 +473,12 @@ def test_importing_the_data_sets_imports_no_slow_packages():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_load_looks_once_where_nothing_is_to_change(image_tree):
+    file = image_tree / "group0" / "class0" / "0.png"
+    with datasets.unchanged():
+        before = datasets.load("folder", image_tree)
+        file.unlink()
+        assert datasets.load("folder", image_tree) is before
+    assert len(datasets.load("folder", image_tree)) == len(before) - 1

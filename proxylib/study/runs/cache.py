@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from proxylib import datasets
 from proxylib.datasets.caching import cached, is_cached
 from proxylib.datasets.code import code_of
 from proxylib.study import peers
@@ -97,7 +98,8 @@ def sweep(
     """
     configs = list(configs)
     more = [()] * len(configs) if arguments is None else arguments
-    given = [(c, fingerprint(c, work), *own) for c, own in zip(configs, more, strict=True)]
+    with datasets.unchanged():
+        given = [(c, fingerprint(c, work), *own) for c, own in zip(configs, more, strict=True)]
     results: list = [None] * len(given)
     todo = []
     with tqdm(total=len(given), disable=not progress, unit="run", desc="runs") as bar:
