@@ -26,6 +26,8 @@ class Recorded:
 def record(dataset: str) -> Recorded:
     """Add all finished runs of a data set that a sweep would find in the cache today.
 
+    What is recorded already stays, with the seconds that the committed tables show.
+
     Raises:
         ValueError: the file of records is damaged.
         OSError: it can't be written.
@@ -37,7 +39,7 @@ def record(dataset: str) -> Recorded:
             if f"RunConfig(dataset={dataset!r}," not in arguments["config"]:
                 continue
             if found := _record(work, ast.literal_eval(arguments["key"]), load):
-                known[records.identity(found)] = found
+                known.setdefault(records.identity(found), found)
             else:
                 left_out += 1
     records.save(dataset, known.values())

@@ -44,6 +44,17 @@ def test_recorded_runs_are_not_trained_again(elsewhere):
     assert [one.n_proxies for one in found] == [4, 4]
 
 
+def test_a_record_stays_when_its_run_is_trained_again(elsewhere):
+    [first] = sweep(RUNS[:1], **QUIET)
+    recording.record("kanji")
+    before = records.file_of("kanji").read_bytes()
+    elsewhere()
+    [again] = sweep(RUNS[:1], **QUIET, whole=True)
+    assert not again.history["seconds"].equals(first.history["seconds"])
+    assert recording.record("kanji").new == 0
+    assert records.file_of("kanji").read_bytes() == before
+
+
 def test_a_recorded_run_has_no_network_unless_it_is_asked_for_whole(elsewhere):
     [first] = sweep(RUNS[:1], **QUIET)
     recording.record("kanji")
