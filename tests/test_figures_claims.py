@@ -36,7 +36,7 @@ def test_ledger_has_a_row_for_every_claim():
     for sign, verdict in (("✓", REPRODUCED), ("≈", PARTLY), ("✗", NOT_REPRODUCED)):
         count = sum(claim.verdict == verdict for claim in claims)
         assert shown.count(f"{sign} {verdict}") == count > 0
-    assert "−27.4 times (−30.2 to −24.9)" in shown and "0 times" in shown
+    assert "−27.4 times (−30.2 to −24.9)" in shown and "0.00 times" in shown
 
 
 def test_no_word_of_the_ledger_is_cut_or_covers_another():

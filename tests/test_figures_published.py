@@ -274,7 +274,9 @@ def test_claims_are_counted_and_have_a_column_for_each_data_set(tmp_path):
     assert stamp_of(fig) == "a, tier full, seed 3; b, tier full, seed 3"
     places = {text.get_text(): text.get_position() for text in fig.axes[0].texts}
     assert places["a"][0] < places["b"][0] == places["– not tested"][0]
-    assert places["✗ not reproduced"][0] == places["a"][0] == places["0 points (−1 to 0.5)"][0]
+    assert (
+        places["✗ not reproduced"][0] == places["a"][0] == places["0.00 points (−1.00 to 0.50)"][0]
+    )
 
 
 def test_no_word_of_the_ledger_of_many_data_sets_covers_another():

@@ -31,7 +31,7 @@ def test_every_claim_stands_in_one_of_the_ledgers():
     texts = [ledger.table(own, {"a": claims, "b": {}}) for own in (PATENTED, FIXED)]
     rows = [row for text in texts for row in text.splitlines() if row.startswith("| C")]
     assert sorted(row.split(" | ")[0] for row in rows) == sorted(f"| {name}" for name in CLAIMS)
-    assert all(row.endswith(" | ✓ reproduced: 1.5 points (1.25 to 2) | – |") for row in rows)
+    assert all(row.endswith(" | ✓ reproduced: 1.50 points (1.25 to 2.00) | – |") for row in rows)
 
 
 def test_only_ledgers_of_this_edition_are_shown(tmp_path):

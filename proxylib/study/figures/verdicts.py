@@ -68,7 +68,9 @@ def effect_of(claim: Claim, width: int = 30) -> str:
     """A claim's effect with its unit and interval, on two lines if longer than `width`."""
     if math.isnan(claim.effect):
         return ""
-    mean, low, high = (f"{round(v, 2) + 0.0:.3g}" for v in (claim.effect, claim.low, claim.high))
+    digits = 0 if claim.unit == "violations" else 2 if abs(claim.effect) < 10 else 1
+    numbers = (claim.effect, claim.low, claim.high)
+    mean, low, high = (f"{round(number, digits) + 0.0:.{digits}f}" for number in numbers)
     between = "" if math.isnan(claim.low) else f"\n({low} to {high})"
     text = f"{mean} {claim.unit}{between}".replace("-", "−")
     text = text.replace("percentage points", "points")
