@@ -34,6 +34,19 @@ def test_every_claim_stands_in_one_of_the_ledgers():
     assert all(row.endswith(" | ✓ reproduced: 1.50 points (1.25 to 2.00) | – |") for row in rows)
 
 
+def test_the_summary_is_that_of_the_ledgers():
+    found = [claim for claims in ledger.ledgers().values() for claim in claims.values()]
+    said = re.search(r"\*\*In short:\*\*.*?\n\n", README, re.S)[0]
+    speed = [claim.effect for claim in found if claim.id in ("C1a", "C1b")]
+    assert f"{min(speed):.1f} to {max(speed):.1f} times as fast" in said and max(speed) < 2.5
+    verdicts = {}
+    for claim in found:
+        verdicts.setdefault(claim.id[:-1], []).append(claim.verdict == REPRODUCED)
+    assert all(verdicts["C2"] + verdicts["C3"]) and verdicts["C2p"] == [False, True, False, False]
+    assert not any(verdicts["C5"] + verdicts["C6"] + verdicts["C6s"])
+    assert all(claim.effect < 0 for claim in found if claim.id.startswith(("C5", "C6")))
+
+
 def test_only_ledgers_of_this_edition_are_shown(tmp_path):
     for name, edition in (("omniglot", {"edition": 2}), ("kanji", {"edition": 2}), ("b", {})):
         (tmp_path / f"{name}-full").mkdir()
