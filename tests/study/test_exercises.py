@@ -17,6 +17,10 @@ WITH = {p: b for p, b in BOOKS.items() if any("# YOUR CODE" in c.source for c in
 check = Exercises({"1": (lambda n: n == 48, "Count each pair once."), "2": (len, "A list.")})
 
 
+def solution(cell):
+    return notebooks.SOLUTION in cell.metadata.get("tags", [])
+
+
 def test_a_right_answer_is_right_and_a_wrong_one_gets_its_hint(capsys):
     check("1", 48)
     check("1", 96)
@@ -26,10 +30,6 @@ def test_a_right_answer_is_right_and_a_wrong_one_gets_its_hint(capsys):
         "1: not yet. Count each pair once.",
         "1: put your answer in the place of the dots.",
     ]
-
-
-def solution(cell):
-    return notebooks.SOLUTION in cell.metadata.get("tags", [])
 
 
 def test_an_answer_that_can_not_be_compared_is_wrong_and_says_why(capsys):
