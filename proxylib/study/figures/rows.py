@@ -171,7 +171,8 @@ def walk(table: pd.DataFrame) -> Figure:
     method, methods = pd.factorize(table["method"])
     axis, axes = pd.factorize(table["axis"])
     shown = table.assign(place=method + np.linspace(-0.25, 0.25, len(axes))[axis])
-    fig, ax = plt.subplots(figsize=(9, 0.55 * len(methods) + 1.4), layout="constrained")
+    height = max(0.55 * len(methods) + 1.4, 0.2 * len(axes) + 0.75)  # of the rows, of the legend
+    fig, ax = plt.subplots(figsize=(9, height), layout="constrained")
     best = shown[shown["chosen"].astype(bool)]
     ax.plot(best["recall"], best["place"], "o", mfc="none", mec="black", ms=13, label="chosen")
     look = {"hue": "axis", "style": "axis", "palette": "colorblind", "s": 70, "linewidth": 0.4}
