@@ -332,6 +332,15 @@ def test_rings_are_within_the_axes():
     assert low < 10 and high > 50  # two seeds have no interval that would reach so far
 
 
+def test_bars_are_within_the_axes():
+    values = [0.1, 0.1, 0.1, 0.1, 0.5]
+    table = pd.DataFrame({"method": "nca", "seed": range(5), "recall_at_1": values})
+    table = pd.concat([table, table.assign(method="npairs", recall_at_1=0.2)])
+    _, low, high = interval(100 * pd.Series(values))
+    limits = figures.method_points(table, "recall_at_1", "", scale=100).axes[0].get_xlim()
+    assert low < 1 and limits[0] < low and limits[1] > max(high, 50)
+
+
 def test_every_method_has_its_own_look():
     looks = [
         (style["color"], style["marker"])

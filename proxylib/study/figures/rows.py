@@ -57,7 +57,7 @@ def method_points(
     mark["palette"] = [styles[name]["color"] for name in rank.index]
     look = {"hue": "method", "hue_order": rank.index, "legend": False}
     sns.pointplot(complete, **rows, **look, **mark, **MEAN)
-    ax.dataLim.update_from_data_x(shown["value"].dropna())  # it has no eye for rings
+    ax.dataLim.update_from_data_x(shown["value"].dropna(), ignore=False)  # rings, beside the bars
     ax.autoscale_view(scaley=False)
     for method, values in groups:
         missed = f"{values.count()} of {len(values)} seeds get there"
