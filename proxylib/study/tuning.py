@@ -51,8 +51,10 @@ def first_settings(start: str, recipe: str, chosen: Presets) -> dict[str, dict[s
     if start == "random":
         return {name: _defaults(name, recipe) for name in axes("random", recipe)}
     settings = {name: dict(values) for name, values in chosen["random"].items()}
-    for name in axes("pretrained", recipe).keys() - settings.keys():  # begins as the one it varies
-        method = METHODS[name]
+    for name in axes("pretrained", recipe):
+        if name in settings:
+            continue
+        method = METHODS[name]  # begins as the one it varies
         free = "_free" * (method.options["proxy_norm"] is None)
         begin = at_batch(chosen["random"][f"proxy_nca{free}"], method.batch_size)
         own = {n: getattr(method, n) for n in ("proxy_lr", "augment", "batch_norm")}

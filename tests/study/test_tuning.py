@@ -101,6 +101,7 @@ def test_a_walk_from_the_pretrained_start_begins_at_what_was_chosen():
     }
     chosen["random"]["proxy_nca_free"] |= {"lr": 0.008, "weight_decay": 1e-4}
     settings = first_settings("pretrained", "study", chosen)
+    assert list(settings)[-2:] == [n for n in axes("pretrained", "study") if "dynamic" in n]
     dynamic, free = settings.pop("dynamic"), settings.pop("dynamic_free")
     assert (free["lr"], free["weight_decay"], free["proxy_lr"]) == (0.008, 1e-4, 0.02)
     assert free["embedding_norm"] is free["proxy_norm"] is None
