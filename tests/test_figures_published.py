@@ -166,7 +166,7 @@ def test_convergence_says_when_and_in_how_many_seeds(tmp_path):
     histories(tmp_path, "d", three, **even, proxy_nca_free=(0.8,) * 3)
     assert sentence() == (
         f"On a, {start} 2.0 times as fast; on b, {start} in 1 of 2 seeds; on c, {start} in none of "
-        f"2 seeds; on d, {start} 1.0 times as fast, no clear difference and with free norms 2.0 "
+        f"2 seeds; on d, {start} 1.0 times as fast, no clear difference, with free norms 2.0 "
         "times as fast."
     )
     fig, table, _ = figures.published("03_convergence", tmp_path)

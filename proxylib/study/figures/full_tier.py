@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from proxylib.datasets.paths import PROJECT
 from proxylib.study.claims import BASELINES, Claim
+from proxylib.study.claims.claim import FIXED, PATENTED
 from proxylib.study.claims.speed import SHARE
 from proxylib.study.claims.statistics import Interval, interval, show_interval, times_to
 from proxylib.study.figures.curves import draw_curves, draw_ratios
@@ -23,7 +24,7 @@ from proxylib.study.figures.verdicts import VERDICTS, ledger
 from proxylib.study.methods import METHODS
 
 Shown = tuple[Figure, list[dict], str]  # a picture, a row for each data set, and what they say
-OWN = {"proxy_nca": "Proxy-NCA", "proxy_nca_free": "with free norms"}  # what is judged, in a clause
+OWN = {FIXED.method: "Proxy-NCA", PATENTED.method: "with free norms"}  # in a sentence
 
 
 def published(notebook: str, folder: Path | None = None) -> tuple[Figure | None, pd.DataFrame, str]:
@@ -124,7 +125,7 @@ def _convergence(results: Mapping[str, pd.DataFrame]) -> Shown:
         clauses.append(
             f"on {dataset}, the best baseline ({label}) reaches {SHARE:.0%} of its best Recall@1 "
             f"({level} %) after {theirs.mean():,.0f} training samples on average, "
-            + " and ".join(found)
+            + ", ".join(found)
         )
 
     def draw(ax: plt.Axes, dataset: str) -> None:
