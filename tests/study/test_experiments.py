@@ -105,6 +105,15 @@ def test_sweeps_are_made_with_free_norms_too():
         study.static([1], "both")
 
 
+@pytest.mark.filterwarnings("ignore:.*tuned")
+def test_dynamic_runs_of_a_recipes_network_are_evaluated_at_both_ends_only(photographs):
+    photos = kanji(dataset="grocery", steps=400)
+    assert {run.eval_every for run in photos.dynamic([0.5])} == {0}
+    assert {run.eval_every for run in photos.dynamic([0.5], eval_every=50)} == {50}
+    assert {run.eval_every for run in photos.runs("proxy_nca")} == {50}
+    assert {run.eval_every for run in kanji(steps=400).dynamic([0.5])} == {50}
+
+
 def test_baselines_start_exactly_as_dynamic_assignment_does():
     study = kanji()
     for batch_norm in (True, False):
