@@ -118,6 +118,12 @@ def test_the_claims_on_cars_are_those_of_the_full_tier():
     assert "points above that" in said and "points below it" in said
 
 
+def test_the_time_of_a_step_on_photographs_is_the_measured_one():
+    file = FIGURES / "cars196-half-full" / "A2_speed.metrics.json"
+    measured = json.loads(file.read_text(encoding="utf-8"))["ms_a_step_proxy_nca"]
+    assert f"a step of 32 photographs then takes {measured:.0f} ms on one core" in README
+
+
 def test_the_first_python_of_the_readme_runs():
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     [first] = [text for text in snippets if "ProxyNCA" in text]
