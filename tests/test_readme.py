@@ -124,6 +124,15 @@ def test_the_time_of_a_step_on_photographs_is_the_measured_one():
     assert f"a step of 32 photographs then takes {measured:.0f} ms on one core" in README
 
 
+def test_the_gallery_of_cars_shows_what_its_caption_says():
+    folder = FIGURES / "cars196-half-full"
+    shown = pd.read_csv(folder / "07_retrieval_gallery-random.csv")
+    found = json.loads((folder / "07_retrieval_gallery.metrics.json").read_text(encoding="utf-8"))
+    nearest = shown[shown["rank"] == 1]["right"]
+    assert (nearest.sum(), len(nearest)) == (3, 5) and "here for three of five" in README
+    assert 0.45 < found["recall_at_1"] < 0.55 and "about half of all photographs" in README
+
+
 def test_the_first_python_of_the_readme_runs():
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     [first] = [text for text in snippets if "ProxyNCA" in text]
