@@ -151,8 +151,8 @@ class Study:
     ) -> list[RunConfig]:
         """Method 1000 from triplets without labels, from the pre-trained start (FIG. 7).
 
-        A recipe's network is evaluated at both ends only: more is not read, and on two cores an
-        evaluation takes as long as some thirty steps.
+        By any recipe but `"study"` they are evaluated before and after training only: nothing in
+        between is read, and to evaluate photographs takes long.
         """
         name = {"fixed": "dynamic", "free": "dynamic_free"}[norms]
         if self.recipe != "study":

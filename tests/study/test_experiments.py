@@ -106,7 +106,7 @@ def test_sweeps_are_made_with_free_norms_too():
 
 
 @pytest.mark.filterwarnings("ignore:.*tuned")
-def test_dynamic_runs_of_a_recipes_network_are_evaluated_at_both_ends_only(photographs):
+def test_dynamic_runs_on_photographs_are_evaluated_at_both_ends_only(photographs):
     photos = kanji(dataset="grocery", steps=400)
     assert {run.eval_every for run in photos.dynamic([0.5])} == {0}
     assert {run.eval_every for run in photos.dynamic([0.5], eval_every=50)} == {50}
