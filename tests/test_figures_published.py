@@ -99,15 +99,8 @@ def test_the_committed_numbers_are_those_of_the_ledger():
     _, speed, _ = figures.published("03_convergence")
     _, best, _ = figures.published("04_retrieval_benchmark")
     for dataset in speed.index:
-        folder = COMMITTED / f"{dataset}-full"
-        if (folder / "claims.json").exists():
-            saved = json.loads((folder / "claims.json").read_text())
-            effects = {claim["id"]: claim["effect"] for claim in saved["claims"]}
-        else:  # the whole ledger was not made: the notebooks judged for themselves
-            three = json.loads((folder / "03_convergence.metrics.json").read_text())
-            four = json.loads((folder / "04_retrieval_benchmark.metrics.json").read_text())
-            effects = {name: three[f"{name.lower()}_ratio"] for name in ("C1a", "C1b")}
-            effects |= {name: four[f"{name.lower()}_points"] for name in ("C2a", "C2b")}
+        saved = json.loads((COMMITTED / f"{dataset}-full/claims.json").read_text())
+        effects = {claim["id"]: claim["effect"] for claim in saved["claims"]}
         for letter, own in (("a", "Proxy-NCA, free norms"), ("b", "Proxy-NCA")):
             ratio = speed.loc[dataset, f"the baseline's / those of {own}"]
             lead = best.loc[dataset, f"{own}, points more"].replace("−", "-")
