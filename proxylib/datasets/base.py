@@ -84,8 +84,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of all images, labels and class names, and of which images are queries.
 
-        `ImageFiles` are not read: their paths, sizes and times stand for the images, see
-        `ImageFiles.fingerprint`.
+        Of `ImageFiles` it is that of the files' bytes, see `ImageFiles.fingerprint`.
         """
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.class_names)).encode())
         if isinstance(self.images, Tensor):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from proxylib.datasets.caching import cached
 from proxylib.datasets.code import code_of
 from proxylib.datasets.problems import printable
 
@@ -165,7 +166,18 @@ class ImageFiles:
         return ImageFiles([self.files[i] for i in rows], self.size, [self.boxes[i] for i in rows])
 
     def fingerprint(self) -> str:
-        """Hash that stands for the images, although it does not read them.
+        """Hash of the files' bytes and boxes, of S, and of the code that reads an image.
+
+        So it is the same on every machine that has these files, whatever their names and times.
+        They are read for it once; as long as none of them changes, `stamp` stands for them.
+
+        Raises:
+            OSError: a file that is no longer there, or can't be read.
+        """
+        return cached(_contents, self.stamp(), unhashed={"images": self})
+
+    def stamp(self) -> str:
+        """Hash that tells whether any file has changed, although it reads none.
 
         It changes with S, with the code that reads an image, and with any file's box, path (below
         the folder that all files share), size in bytes or time of change.
@@ -173,8 +185,7 @@ class ImageFiles:
         Raises:
             FileNotFoundError: a file that is no longer there.
         """
-        reader = f"{code_of((__name__, 'read_file'))} {PIL.__version__}"
-        digest = hashlib.sha256(f"{reader} {self.size}".encode())
+        digest = hashlib.sha256(_reader(self.size))
         names = [os.path.abspath(file) for file in self.files]
         root = os.path.commonpath({os.path.dirname(name) for name in names} or {"."})
         for name, box in zip(names, self.boxes, strict=True):
@@ -182,3 +193,18 @@ class ImageFiles:
             line = f"\n{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{box or ''}"
             digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
+
+
+def _reader(size: int) -> bytes:
+    """What, beside the file, decides what is read from it."""
+    return f"{code_of((__name__, 'read_file'))} {PIL.__version__} {size}".encode()
+
+
+def _contents(stamp: str, images: ImageFiles) -> str:
+    """`ImageFiles.fingerprint`; the stamp is what it is kept under."""
+    digest = hashlib.sha256(_reader(images.size))
+    for name, box in zip(images.files, images.boxes, strict=True):
+        with open(name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(f"{box or ''}\n".encode())
+    return digest.hexdigest()[:16]

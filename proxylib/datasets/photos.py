@@ -170,11 +170,11 @@ def unreadable(images: ImageFiles, name: str) -> list[str]:
 
     A run of hours should not stop in its middle at a damaged file. So every file is read once, on
     all cores. That all went well is remembered in `data/cache/photos` until a file changes (see
-    `ImageFiles.fingerprint`).
+    `ImageFiles.stamp`).
     """
     folder = paths.cache() / "photos"
     folder.mkdir(parents=True, exist_ok=True)
-    passed = folder / f"{images.fingerprint()}.ok"
+    passed = folder / f"{images.stamp()}.ok"
     if passed.is_file():
         return []
 

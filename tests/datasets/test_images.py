@@ -313,11 +313,29 @@ def test_the_fingerprint_knows_files_boxes_and_size_but_not_the_folder(images, t
     assert first != ImageFiles(images.files, 9).fingerprint()
     assert first != ImageFiles(images.files[::-1], 8).fingerprint()
     assert first != ImageFiles(images.files, 8, [None] * 6 + [(0, 0, 9, 9)]).fingerprint()
-    moved = shutil.copytree(tmp_path, tmp_path / "moved", copy_function=shutil.copy2)
-    there = [moved / file.relative_to(tmp_path) for file in images.files]
-    assert first == ImageFiles(there, 8).fingerprint()
+    copies = [tmp_path / f"{i}.copy" for i in range(7)]
+    for file, copy in zip(images.files, copies, strict=True):
+        shutil.copyfile(file, copy)  # with another name and time
+    assert first == ImageFiles(copies, 8).fingerprint()
     photo(images.files[0], 31)
     assert first != images.fingerprint()
+
+
+def test_files_are_read_once_for_their_fingerprint(images, monkeypatch):
+    read = []
+
+    def opened(name, mode):
+        read.append(name)
+        return open(name, mode)
+
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    first = images.fingerprint()
+    assert first == ImageFiles(images.files, 8).fingerprint() and read == images.files
+    os.utime(images.files[3], (1, 1))
+    assert first == images.fingerprint() and read == images.files * 2
+    images.files[3].unlink()
+    with pytest.raises(FileNotFoundError, match=images.files[3].name):
+        images.fingerprint()
 
 
 def test_readable_files_are_checked_once(images, monkeypatch):
